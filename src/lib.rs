@@ -1,0 +1,20 @@
+//! demist: diffusion models on raw wgpu.
+//!
+//! See ARCHITECTURE.md for how the modules depend on each other.
+#![warn(missing_docs)]
+
+pub mod checkpoint;
+pub mod data;
+pub mod diffusion;
+mod error;
+pub mod gpu;
+pub mod graph;
+pub mod kernel;
+pub mod model;
+pub mod ops;
+pub mod output;
+pub mod reference;
+pub mod rng;
+pub mod runtime;
+
+pub use error::{Error, Result};
