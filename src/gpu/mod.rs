@@ -1,1 +1,113 @@
-//! gpu
+//! The only module that speaks wgpu besides the runtime: adapters, the
+//! device with its limits, transfers, and errors turned into values.
+
+mod adapters;
+mod transfer;
+
+pub use adapters::{AdapterSummary, list_adapters};
+pub use transfer::human_bytes;
+
+use crate::{Error, Result};
+use std::sync::{Arc, Mutex};
+
+/// What a device offers to kernel selection and planning.
+#[derive(Debug, Clone)]
+pub struct Caps {
+    /// A software implementation (lavapipe, SwiftShader, WARP).
+    pub software: bool,
+    /// Largest bytes of one storage binding.
+    pub max_binding: u64,
+    /// Largest bytes of one buffer.
+    pub max_buffer: u64,
+    /// Required alignment of storage binding offsets in bytes.
+    pub storage_alignment: u64,
+    /// Workgroups per dispatch dimension.
+    pub max_groups: u32,
+}
+
+impl Default for Caps {
+    /// The limits that every WebGPU device has.
+    fn default() -> Self {
+        let l = wgpu::Limits::default();
+        Caps {
+            software: false,
+            max_binding: l.max_storage_buffer_binding_size,
+            max_buffer: l.max_buffer_size,
+            storage_alignment: 256,
+            max_groups: l.max_compute_workgroups_per_dimension,
+        }
+    }
+}
+
+/// An open device and its queue.
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    /// The adapter's name, driver and type.
+    pub summary: AdapterSummary,
+    /// What kernels may use.
+    pub caps: Caps,
+    /// First message of an error that no call returned (a lost device, a
+    /// validation fault), reported by the next [`Gpu::check`].
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    /// Opens the adapter that `selector` names by index or by a part of its
+    /// name; without one prefers discrete, then integrated, then software.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no such adapter or it refuses a device.
+    pub fn open(selector: Option<&str>) -> Result<Gpu> {
+        let adapter = adapters::select(selector)?;
+        let summary = AdapterSummary::of(&adapter);
+        let offered = adapter.limits();
+        let limits = wgpu::Limits {
+            max_buffer_size: offered.max_buffer_size,
+            max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
+            min_storage_buffer_offset_alignment: offered.min_storage_buffer_offset_alignment,
+            ..wgpu::Limits::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("demist"),
+            required_limits: limits.clone(),
+            ..Default::default()
+        }))
+        .map_err(|e| Error::Device(format!("{}: {e}", summary.name)))?;
+        let fault = Arc::new(Mutex::new(None));
+        let sink = fault.clone();
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| note(&sink, e.to_string())));
+        let sink = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&sink, format!("device lost: {message}"));
+            }
+        });
+        let caps = Caps {
+            software: summary.kind == "software",
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            // One alignment for all devices keeps flat buffers identical.
+            storage_alignment: 256,
+            max_groups: limits.max_compute_workgroups_per_dimension,
+        };
+        Ok(Gpu { device, queue, summary, caps, fault })
+    }
+
+    /// Returns a fault that the driver reported outside any call.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the driver's message.
+    pub fn check(&self) -> Result<()> {
+        match self.fault.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            Some(message) => Err(Error::Device(format!("{}: {message}", self.summary.name))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Keeps the first message only: later ones are consequences.
+fn note(slot: &Mutex<Option<String>>, message: String) {
+    let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
+    slot.get_or_insert(message);
+}

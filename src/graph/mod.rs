@@ -1,1 +1,245 @@
-//! graph
+//! The graph of a network: tensors, parameters and nodes, described once and
+//! lowered to an inference or a training plan.
+//!
+//! A [`Graph`] is built front to back by the functions of [`crate::ops`].
+//! [`Lower`] turns its nodes into dispatches (and, walking backwards, their
+//! gradients); [`Plan`] assigns memory. Nothing here touches a device.
+
+mod lower;
+mod memory;
+mod params;
+mod plan;
+
+pub use lower::{Launch, Lower};
+pub use memory::{Slots, assign_slots, verify_slots};
+pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
+pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};
+
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Names a tensor of one graph or plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub(crate) u32);
+
+impl TensorId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Element type; both are four bytes wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    /// 32-bit float.
+    F32,
+    /// 32-bit unsigned integer (labels, random state).
+    U32,
+}
+
+/// Where a tensor lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// A slot shared with tensors that are alive at other times.
+    Slot,
+    /// A buffer of its own: inputs, outputs and state read or written by the host.
+    Pinned,
+    /// Parameter number `0` of the flat weights.
+    Param(usize),
+    /// Gradient of parameter number `0`.
+    ParamGrad(usize),
+    /// A whole chunk of a flat buffer.
+    Flat(FlatKind, usize),
+}
+
+/// A tensor's shape and place.
+#[derive(Debug, Clone)]
+pub struct TensorInfo {
+    /// Dotted path of the node that makes it.
+    pub name: String,
+    /// Extents, outermost first; images are NHWC.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+    /// Where it lives.
+    pub storage: Storage,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True for a tensor without elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.len() as u64 * 4
+    }
+}
+
+/// An operation: how it runs forward and how its gradient is formed.
+///
+/// Contract of `backward`: read dy with [`Lower::grad`] (it may be any
+/// tensor, never assume ones), and add to every input that wants a gradient
+/// through [`Lower::grad_target`], whose flag says whether to accumulate.
+pub trait Op: std::fmt::Debug + Send + Sync {
+    /// The op's name in the field: "conv2d".
+    fn name(&self) -> &'static str;
+    /// Emits the forward dispatches of `node`.
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()>;
+    /// Emits the dispatches of its gradients.
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()>;
+    /// Which of the node's outputs are only for backward; they are named in
+    /// reports and vanish from inference plans.
+    fn saved(&self) -> &'static [usize] {
+        &[]
+    }
+}
+
+/// One use of an op.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What it does.
+    pub op: Arc<dyn Op>,
+    /// Operands, parameters included, in the op's order.
+    pub inputs: Vec<TensorId>,
+    /// Results; the first is the main one, others are saved for backward.
+    pub outputs: Vec<TensorId>,
+    /// Dotted path in the network ("input_blocks.1.0").
+    pub scope: String,
+    /// Recomputation region, if any.
+    pub region: Option<u32>,
+}
+
+/// A network under construction or finished.
+#[derive(Debug, Default, Clone)]
+pub struct Graph {
+    /// All tensors; a [`TensorId`] is an index.
+    pub tensors: Vec<TensorInfo>,
+    /// Nodes in execution order.
+    pub nodes: Vec<Node>,
+    /// Trainable parameters in the reference's order.
+    pub params: Vec<ParamInfo>,
+    /// Tensors worth looking at, by name (block outputs).
+    pub taps: Vec<(String, TensorId)>,
+    scope: Vec<String>,
+    region: Option<u32>,
+    regions: u32,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A tensor that the host writes before each run.
+    pub fn input(&mut self, name: &str, shape: &[usize], dtype: DType) -> TensorId {
+        self.add_tensor(name.into(), shape, dtype, Storage::Pinned)
+    }
+
+    /// A trainable parameter; its name is prefixed by the current scope.
+    pub fn param(&mut self, info: ParamInfo) -> TensorId {
+        let name = self.scoped(&info.name);
+        let shape = info.shape.clone();
+        let index = self.params.len();
+        self.params.push(ParamInfo { name: name.clone(), ..info });
+        self.add_tensor(name, &shape, DType::F32, Storage::Param(index))
+    }
+
+    /// Appends a node and returns its outputs of the given shapes.
+    pub fn push(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[TensorId],
+        outputs: &[&[usize]],
+    ) -> Vec<TensorId> {
+        let scope = self.scope.join(".");
+        let outputs = outputs
+            .iter()
+            .enumerate()
+            .map(|(i, shape)| {
+                let suffix = if i == 0 { String::new() } else { format!("#{i}") };
+                let name = format!("{scope}:{}{suffix}", op.name());
+                self.add_tensor(name, shape, DType::F32, Storage::Slot)
+            })
+            .collect::<Vec<_>>();
+        self.nodes.push(Node {
+            op: Arc::new(op),
+            inputs: inputs.to_vec(),
+            outputs: outputs.clone(),
+            scope,
+            region: self.region,
+        });
+        outputs
+    }
+
+    /// Runs `build` with `name` appended to the scope.
+    pub fn scope<T>(&mut self, name: impl Into<String>, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.scope.push(name.into());
+        let out = build(self);
+        self.scope.pop();
+        out
+    }
+
+    /// Builds a region whose inner activations are recomputed in the
+    /// backward walk instead of kept (Chen et al. 2016, "Training Deep Nets
+    /// with Sublinear Memory Cost"). Regions do not nest.
+    pub fn checkpoint<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        if self.region.is_some() {
+            return build(self);
+        }
+        self.region = Some(self.regions);
+        self.regions += 1;
+        let out = build(self);
+        self.region = None;
+        out
+    }
+
+    /// Records `id` under `name` for inspection.
+    pub fn tap(&mut self, name: impl Into<String>, id: TensorId) {
+        self.taps.push((name.into(), id));
+    }
+
+    /// A tensor's shape.
+    pub fn shape(&self, id: TensorId) -> &[usize] {
+        &self.tensors[id.index()].shape
+    }
+
+    /// A shape of exactly `R` extents.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] on behalf of `op` if the rank differs.
+    pub fn dims<const R: usize>(&self, op: &'static str, id: TensorId) -> Result<[usize; R]> {
+        let shape = self.shape(id);
+        shape.try_into().map_err(|_| {
+            Error::shape(
+                op,
+                format!(
+                    "{} has shape {shape:?}, {R} extents are needed",
+                    self.tensors[id.index()].name
+                ),
+            )
+        })
+    }
+
+    fn scoped(&self, name: &str) -> String {
+        self.scope.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
+    }
+
+    fn add_tensor(
+        &mut self,
+        name: String,
+        shape: &[usize],
+        dtype: DType,
+        storage: Storage,
+    ) -> TensorId {
+        self.tensors.push(TensorInfo { name, shape: shape.to_vec(), dtype, storage });
+        TensorId(self.tensors.len() as u32 - 1)
+    }
+}

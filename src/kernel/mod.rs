@@ -1,1 +1,130 @@
-//! kernel
+//! Kernels as data: one const [`Kernel`] per WGSL file says what the shader
+//! binds and which parameters it takes; composing fills the template in and
+//! reflection proves that both sides agree.
+//!
+//! A shader is a Jinja template (crate `minijinja`) so that hot loops are
+//! unrolled by text and tile sizes are literal constants: naga writes every
+//! loop as `while(true)` for HLSL and MSL, and an override constant cannot
+//! size a function array.
+
+mod compose;
+mod reflect;
+
+pub use compose::{compose, parse};
+pub use reflect::check;
+
+/// How a shader uses a storage binding. `Write` promises that the kernel
+/// defines every element and reads none; `ReadWrite` keeps the old contents
+/// (accumulation, in-place updates). Both are `read_write` in WGSL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only read.
+    Read,
+    /// Every element written, none read.
+    Write,
+    /// Old contents matter.
+    ReadWrite,
+    /// `ReadWrite` in variants with the define `ACC` set (the result is added
+    /// to what is there), `Write` in the others.
+    Accumulate,
+}
+
+/// One storage binding; its number in the shader is its position in
+/// [`Kernel::bindings`] plus one (0 is the parameter block).
+#[derive(Debug, Clone, Copy)]
+pub struct Binding {
+    /// The WGSL variable.
+    pub name: &'static str,
+    /// Use by the shader.
+    pub access: Access,
+    /// Present only if this define is non-zero.
+    pub when: Option<&'static str>,
+}
+
+/// A read binding.
+pub const fn read(name: &'static str) -> Binding {
+    Binding { name, access: Access::Read, when: None }
+}
+
+/// A fully written binding.
+pub const fn write(name: &'static str) -> Binding {
+    Binding { name, access: Access::Write, when: None }
+}
+
+/// A binding updated in place.
+pub const fn read_write(name: &'static str) -> Binding {
+    Binding { name, access: Access::ReadWrite, when: None }
+}
+
+/// A result that is assigned, or added where the define `ACC` is set.
+pub const fn accumulate(name: &'static str) -> Binding {
+    Binding { name, access: Access::Accumulate, when: None }
+}
+
+impl Binding {
+    /// Makes the binding conditional on `define` being non-zero.
+    pub const fn when(mut self, define: &'static str) -> Self {
+        self.when = Some(define);
+        self
+    }
+}
+
+/// A WGSL kernel and everything the host must know to bind it.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Unique name, also the label of its pipelines.
+    pub name: &'static str,
+    /// The template's text.
+    pub source: &'static str,
+    /// Storage bindings in order.
+    pub bindings: &'static [Binding],
+    /// Fields of the uniform `Params` struct: name and byte offset.
+    pub params: &'static [(&'static str, usize)],
+    /// Defines the template may use; a dispatch gives a value to each.
+    pub defines: &'static [&'static str],
+}
+
+/// Compile-time constants of one variant, in the order of [`Kernel::defines`].
+pub type Defines = Vec<i64>;
+
+impl Kernel {
+    /// The value of `name` among `defines`; names are checked by a test of
+    /// every kernel, so an unknown one counts as 0.
+    pub fn define(&self, defines: &[i64], name: &str) -> i64 {
+        self.defines.iter().position(|d| *d == name).map_or(0, |i| defines[i])
+    }
+
+    /// The bindings present under `defines`, with their binding numbers and
+    /// [`Access::Accumulate`] resolved.
+    pub fn active_bindings<'a>(
+        &'a self,
+        defines: &'a [i64],
+    ) -> impl Iterator<Item = (u32, Binding)> + 'a {
+        self.bindings.iter().enumerate().filter_map(move |(i, b)| {
+            let on = b.when.is_none_or(|w| self.define(defines, w) != 0);
+            let access = match (b.access, self.define(defines, "ACC") != 0) {
+                (Access::Accumulate, true) => Access::ReadWrite,
+                (Access::Accumulate, false) => Access::Write,
+                (other, _) => other,
+            };
+            on.then_some((i as u32 + 1, Binding { access, ..*b }))
+        })
+    }
+}
+
+/// Defines a plain uniform block of 32-bit scalars: a `repr(C)` struct and
+/// its `FIELDS` for [`Kernel::params`].
+#[macro_export]
+macro_rules! params {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $field:ident : $ty:ty),+ $(,)? }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+        $vis struct $name { $($(#[$fmeta])* pub $field: $ty),+ }
+        impl $name {
+            /// Field names and byte offsets, compared with the shader.
+            pub const FIELDS: &'static [(&'static str, usize)] =
+                &[$((stringify!($field), std::mem::offset_of!($name, $field))),+];
+        }
+    };
+}

@@ -1,1 +1,63 @@
-//! ops
+//! The ops: one file each, with the mathematics, the shape check, forward,
+//! backward and the kernels it launches. `shaders/`, `reference/` and
+//! `tests/` use the same names.
+
+mod add;
+mod conv2d;
+mod linear;
+
+pub use add::add;
+pub use conv2d::{Conv2d, conv2d};
+pub use linear::linear;
+
+use crate::graph::{Launch, Lower, TensorId};
+use crate::kernel::Kernel;
+use crate::{Result, params};
+
+/// Invocations per workgroup of the one-dimensional kernels.
+pub(crate) const GROUP: u64 = 64;
+
+/// Workgroups for `invocations`.
+pub(crate) fn groups(invocations: u64) -> u64 {
+    invocations.div_ceil(GROUP)
+}
+
+/// Every kernel of the crate with the define values that its ops use, for
+/// tests that compile and reflect all variants.
+pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let mut all = Vec::new();
+    all.extend(conv2d::kernels());
+    all.extend(add::kernels());
+    all.push((&SUM_ROWS, vec![vec![0], vec![1]]));
+    all
+}
+
+params! {
+    struct SumRowsParams { batch: u32, rows: u32, channels: u32 }
+}
+
+static SUM_ROWS: Kernel = Kernel {
+    name: "sum_rows",
+    source: include_str!("../../shaders/sum_rows.wgsl"),
+    bindings: &[crate::kernel::read("x"), crate::kernel::accumulate("y")],
+    params: SumRowsParams::FIELDS,
+    defines: &["ACC"],
+};
+
+/// Adds `x` [batch, rows, channels] over its rows into `y` [batch, channels].
+pub(crate) fn sum_rows(
+    lower: &mut Lower,
+    x: TensorId,
+    [batch, rows, channels]: [usize; 3],
+    (y, accumulate): (TensorId, bool),
+) -> Result<()> {
+    let p = SumRowsParams { batch: batch as u32, rows: rows as u32, channels: channels as u32 };
+    lower.launch(Launch {
+        kernel: &SUM_ROWS,
+        defines: &[accumulate.into()],
+        params: bytemuck::bytes_of(&p),
+        bindings: &[Some(x), Some(y)],
+        groups: groups((batch * channels) as u64),
+        flops: (batch * rows * channels) as u64,
+    })
+}

@@ -1,1 +1,272 @@
-//! runtime
+//! The runtime: turns a [`Plan`] into pipelines, buffers and bind groups once
+//! and replays it for every step.
+
+mod pipelines;
+mod state;
+
+pub use pipelines::Pipelines;
+pub use state::FlatBuffers;
+
+use crate::gpu::Gpu;
+use crate::graph::{DType, FlatKind, Plan, Storage, TensorId};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Uniform blocks start at multiples of this (WebGPU's default alignment).
+const UNIFORM_ALIGN: usize = 256;
+
+/// Arithmetic per submit, so that no watchdog takes a long one for a hang.
+const FLOPS_PER_SUBMIT: u64 = 400_000_000_000;
+
+/// How to compile a plan.
+pub struct CompileOptions<'a> {
+    /// Which flat buffer plays the part of the weights (EMA for sampling).
+    pub weights: FlatKind,
+    /// Reuse the slots and pinned tensors of a program whose plan has the
+    /// same tensors.
+    pub share: Option<&'a Program>,
+    /// Fill slots and pinned tensors with NaN first (for tests).
+    pub poison: bool,
+}
+
+impl Default for CompileOptions<'_> {
+    fn default() -> Self {
+        CompileOptions { weights: FlatKind::Weights, share: None, poison: false }
+    }
+}
+
+/// Slots and pinned tensors of a program.
+struct Memory {
+    slots: Vec<wgpu::Buffer>,
+    pinned: HashMap<TensorId, wgpu::Buffer>,
+}
+
+struct Step {
+    pipeline: Arc<wgpu::ComputePipeline>,
+    bind_group: wgpu::BindGroup,
+    groups: (u32, u32),
+    flops: u64,
+}
+
+/// A plan compiled for a device.
+pub struct Program {
+    plan: Plan,
+    memory: Arc<Memory>,
+    steps: Vec<Step>,
+}
+
+impl Program {
+    /// Allocates memory, compiles missing pipelines and binds everything.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] without room, [`Error::Kernel`] or
+    /// [`Error::Device`] if a pipeline cannot be made.
+    pub fn compile(
+        gpu: &Gpu,
+        pipelines: &Pipelines,
+        plan: Plan,
+        flat: &FlatBuffers,
+        options: CompileOptions,
+    ) -> Result<Program> {
+        let memory = match options.share {
+            Some(other) => other.memory.clone(),
+            None => Arc::new(Memory::allocate(gpu, &plan, options.poison)?),
+        };
+        let made = pipelines.prepare(gpu, &plan.dispatches)?;
+        let uniforms = upload_uniforms(gpu, &plan)?;
+        let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let mut steps = Vec::with_capacity(plan.dispatches.len());
+        for (i, (d, p)) in plan.dispatches.iter().zip(made).enumerate() {
+            let mut entries = vec![wgpu::BindGroupEntry {
+                binding: 0,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &uniforms,
+                    offset: (i * UNIFORM_ALIGN) as u64,
+                    size: std::num::NonZeroU64::new(d.params.len() as u64),
+                }),
+            }];
+            for (number, id, _) in &d.bindings {
+                let (buffer, offset, bytes) = locate(&plan, &memory, flat, options.weights, *id)?;
+                entries.push(wgpu::BindGroupEntry {
+                    binding: *number,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset,
+                        size: std::num::NonZeroU64::new(bytes),
+                    }),
+                });
+            }
+            let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(&d.label),
+                layout: &p.layout,
+                entries: &entries,
+            });
+            let groups = fold(d.groups, gpu.caps.max_groups)?;
+            steps.push(Step {
+                pipeline: p.pipeline.clone(),
+                bind_group,
+                groups,
+                flops: d.cost.flops,
+            });
+        }
+        if let Some(e) = pollster::block_on(scope.pop()) {
+            return Err(Error::Device(format!("binding the plan: {e}")));
+        }
+        Ok(Program { plan, memory, steps })
+    }
+
+    /// The plan it was made from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Submits the whole plan; returns without waiting for it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device reported a fault.
+    pub fn run(&self, gpu: &Gpu) -> Result<()> {
+        let mut at = 0;
+        while at < self.steps.len() {
+            let mut flops = 0;
+            let mut end = at;
+            while end < self.steps.len() && (end == at || flops < FLOPS_PER_SUBMIT) {
+                flops += self.steps[end].flops;
+                end += 1;
+            }
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for s in &self.steps[at..end] {
+                    pass.set_pipeline(&s.pipeline);
+                    pass.set_bind_group(0, &s.bind_group, &[]);
+                    pass.dispatch_workgroups(s.groups.0, s.groups.1, 1);
+                }
+            }
+            gpu.queue.submit([encoder.finish()]);
+            at = end;
+        }
+        gpu.check()
+    }
+
+    /// Writes a pinned tensor before the next run.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the length or the element type differ;
+    /// tensors that the plan does not use are ignored.
+    pub fn write<T: bytemuck::Pod>(&self, gpu: &Gpu, id: TensorId, data: &[T]) -> Result<()> {
+        let info = &self.plan.tensors[id.index()];
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        if bytes.len() as u64 != info.bytes() {
+            let detail = format!(
+                "{} {:?} holds {} bytes, {} given",
+                info.name,
+                info.shape,
+                info.bytes(),
+                bytes.len()
+            );
+            return Err(Error::shape("write", detail));
+        }
+        if let Some(buffer) = self.memory.pinned.get(&id) {
+            gpu.queue.write_buffer(buffer, 0, bytes);
+        }
+        Ok(())
+    }
+
+    /// Reads pinned tensors (kept or inputs), waiting for submitted work.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a tensor without a buffer of its own.
+    pub fn read(&self, gpu: &Gpu, ids: &[TensorId]) -> Result<Vec<Vec<f32>>> {
+        let ranges: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let info = &self.plan.tensors[id.index()];
+                let buffer = self.memory.pinned.get(id).ok_or_else(|| {
+                    Error::shape("read", format!("{} is not kept by this plan", info.name))
+                })?;
+                Ok((buffer, 0, info.bytes()))
+            })
+            .collect::<Result<_>>()?;
+        let raw = gpu.read(&ranges)?;
+        Ok(raw.iter().map(|b| bytemuck::pod_collect_to_vec(b)).collect())
+    }
+}
+
+impl Memory {
+    fn allocate(gpu: &Gpu, plan: &Plan, poison: bool) -> Result<Memory> {
+        let mut memory = Memory { slots: Vec::new(), pinned: HashMap::new() };
+        for (i, bytes) in plan.slots.sizes.iter().enumerate() {
+            memory.slots.push(gpu.storage_buffer(&format!("slot {i}"), *bytes)?);
+        }
+        for d in &plan.dispatches {
+            for (_, id, _) in &d.bindings {
+                let info = &plan.tensors[id.index()];
+                if info.storage == Storage::Pinned && !memory.pinned.contains_key(id) {
+                    memory.pinned.insert(*id, gpu.storage_buffer(&info.name, info.bytes())?);
+                }
+            }
+        }
+        if poison {
+            let float = |id: &TensorId| plan.tensors[id.index()].dtype == DType::F32;
+            let pinned = memory.pinned.iter().filter(|(id, _)| float(id)).map(|(_, b)| b);
+            for buffer in memory.slots.iter().chain(pinned) {
+                let nan = vec![0xff; buffer.size() as usize];
+                gpu.queue.write_buffer(buffer, 0, &nan);
+            }
+        }
+        Ok(memory)
+    }
+}
+
+/// Buffer, offset and bytes of a tensor.
+fn locate<'a>(
+    plan: &Plan,
+    memory: &'a Memory,
+    flat: &'a FlatBuffers,
+    weights: FlatKind,
+    id: TensorId,
+) -> Result<(&'a wgpu::Buffer, u64, u64)> {
+    let info = &plan.tensors[id.index()];
+    let missing = || Error::Device(format!("{} has no buffer", info.name));
+    let parameter = |kind, p: usize| {
+        let (chunk, offset) = plan.params.places[p];
+        let buffer = flat.chunk(kind, chunk).ok_or_else(missing)?;
+        Ok((buffer, offset as u64 * 4, info.bytes()))
+    };
+    match info.storage {
+        Storage::Slot => {
+            let slot = plan.slots.of.get(&id).ok_or_else(missing)?;
+            Ok((&memory.slots[*slot], 0, info.bytes()))
+        }
+        Storage::Pinned => Ok((memory.pinned.get(&id).ok_or_else(missing)?, 0, info.bytes())),
+        Storage::Param(p) => parameter(weights, p),
+        Storage::ParamGrad(p) => parameter(FlatKind::Grads, p),
+        Storage::Flat(kind, chunk) => {
+            Ok((flat.chunk(kind, chunk).ok_or_else(missing)?, 0, info.bytes()))
+        }
+    }
+}
+
+fn upload_uniforms(gpu: &Gpu, plan: &Plan) -> Result<wgpu::Buffer> {
+    let mut bytes = vec![0u8; plan.dispatches.len().max(1) * UNIFORM_ALIGN];
+    for (i, d) in plan.dispatches.iter().enumerate() {
+        bytes[i * UNIFORM_ALIGN..][..d.params.len()].copy_from_slice(&d.params);
+    }
+    let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+    let buffer = gpu.guarded_buffer("parameters of all dispatches", bytes.len() as u64, usage)?;
+    gpu.queue.write_buffer(&buffer, 0, &bytes);
+    Ok(buffer)
+}
+
+/// Spreads `groups` over two dimensions of at most `limit`.
+fn fold(groups: u64, limit: u32) -> Result<(u32, u32)> {
+    let x = groups.clamp(1, u64::from(limit));
+    let y = groups.max(1).div_ceil(x);
+    if y > u64::from(limit) {
+        return Err(Error::Memory(format!(
+            "{groups} workgroups are more than the device can launch"
+        )));
+    }
+    Ok((x as u32, y as u32))
+}

@@ -1,0 +1,114 @@
+// Convolution forward as an implicit GEMM:
+//   y[pixel, co] = bias[co] + emb[n, co] + residual[pixel, co]
+//                + sum over r, s, ci of x[n, oy*stride+r-pad, ox*stride+s-pad, ci] * weight[r, s, ci, co]
+// An invocation owns TM consecutive output pixels and TN output channels in
+// registers and walks the reduction four input channels at a time.
+{% include "common.wgsl" %}
+
+struct Params {
+    n: u32, h: u32, w: u32, cin: u32,
+    oh: u32, ow: u32, cout: u32,
+    kernel: u32, stride: u32, pad: u32,
+    tiles_n: u32, tiles: u32,
+}
+{% set T = "vec4<f32>" if VEC else "f32" %}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;              // [n, h, w, cin]
+@group(0) @binding(2) var<storage, read> weight: array<{{ T }}>;         // [kernel, kernel, cin, cout]
+@group(0) @binding(3) var<storage, read> bias: array<{{ T }}>;           // [cout]
+{% if EMB %}
+@group(0) @binding(4) var<storage, read> emb: array<{{ T }}>;            // [n, cout]
+{% endif %}
+{% if RESIDUAL %}
+@group(0) @binding(5) var<storage, read> residual: array<{{ T }}>;       // [n, oh, ow, cout]
+{% endif %}
+@group(0) @binding(6) var<storage, read_write> y: array<{{ T }}>;        // [n, oh, ow, cout]
+
+{% if VEC %}
+// Four channels from c of the pixel that starts at element `base`.
+fn load_x(base: u32, c: u32) -> vec4<f32> { return x[(base + c) >> 2u]; }
+// Four output channels from co of weight row `row`.
+fn load_w(row: u32, co: u32) -> vec4<f32> { return weight[(row * p.cout + co) >> 2u]; }
+{% else %}
+fn load_x(base: u32, c: u32) -> vec4<f32> {
+    let last = p.cin - 1u;
+    let v = vec4<f32>(x[base + c], x[base + min(c + 1u, last)], x[base + min(c + 2u, last)], x[base + min(c + 3u, last)]);
+    return select(vec4<f32>(0.0), v, c + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.cin));
+}
+// Past the end any weight will do: the input there is zero, or the result is not stored.
+fn load_w(row: u32, co: u32) -> vec4<f32> {
+    let last = p.kernel * p.kernel * p.cin * p.cout - 1u;
+    let i = row * p.cout + co;
+    return vec4<f32>(weight[min(i, last)], weight[min(i + 1u, last)], weight[min(i + 2u, last)], weight[min(i + 3u, last)]);
+}
+{% endif %}
+
+fn store(pixel: u32, co: u32, v: vec4<f32>) {
+    let i = pixel * p.cout + co;
+{% if EMB %}
+    let e = (pixel / (p.oh * p.ow)) * p.cout + co;
+{% endif %}
+{% if VEC %}
+    y[i >> 2u] = v + bias[co >> 2u]{% if EMB %} + emb[e >> 2u]{% endif %}{% if RESIDUAL %} + residual[i >> 2u]{% endif %};
+{% else %}
+    for (var k = 0u; k < min(4u, p.cout - co); k += 1u) {
+        y[i + k] = v[k] + bias[co + k]{% if EMB %} + emb[e + k]{% endif %}{% if RESIDUAL %} + residual[i + k]{% endif %};
+    }
+{% endif %}
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let tile = flat_group(group, groups) * 64u + local;
+    if tile >= p.tiles {
+        return;
+    }
+    let co = (tile % p.tiles_n) * {{ TN }}u;
+    let first = (tile / p.tiles_n) * {{ TM }}u;
+    let pixels = p.n * p.oh * p.ow;
+    // Image row start and the window's corner of every pixel of the tile.
+    var ox = first % p.ow;
+    var oy = (first / p.ow) % p.oh;
+    var image = first / (p.ow * p.oh);
+{% for m in range(TM) %}
+    let row{{ m }} = image * p.h;
+    let y{{ m }} = oy * p.stride - p.pad;
+    let x{{ m }} = ox * p.stride - p.pad;
+    let in{{ m }} = first + {{ m }}u < pixels;
+{% if not loop.last %}
+    ox += 1u;
+    if ox == p.ow { ox = 0u; oy += 1u; if oy == p.oh { oy = 0u; image += 1u; } }
+{% endif %}
+{% endfor %}
+{% for m in range(TM) %}{% for j in range(TN // 4) %}
+    var a{{ m }}_{{ j }} = vec4<f32>(0.0);
+{% endfor %}{% endfor %}
+    for (var r = 0u; r < p.kernel; r += 1u) {
+        for (var s = 0u; s < p.kernel; s += 1u) {
+            // Negative coordinates wrap to huge ones, so one compare serves both edges.
+{% for m in range(TM) %}
+            let ok{{ m }} = in{{ m }} && y{{ m }} + r < p.h && x{{ m }} + s < p.w;
+            let base{{ m }} = select(0u, ((row{{ m }} + y{{ m }} + r) * p.w + x{{ m }} + s) * p.cin, ok{{ m }});
+{% endfor %}
+            var row = (r * p.kernel + s) * p.cin;
+            for (var c = 0u; c < p.cin; c += 4u) {
+{% for i in range(4) %}{% for j in range(TN // 4) %}
+                let w{{ i }}_{{ j }} = load_w(row + {{ i }}u, co + {{ 4 * j }}u);
+{% endfor %}{% endfor %}
+{% for m in range(TM) %}
+                let v{{ m }} = select(vec4<f32>(0.0), load_x(base{{ m }}, c), ok{{ m }});
+{% for j in range(TN // 4) %}
+                a{{ m }}_{{ j }} += v{{ m }}.x * w0_{{ j }} + v{{ m }}.y * w1_{{ j }} + v{{ m }}.z * w2_{{ j }} + v{{ m }}.w * w3_{{ j }};
+{% endfor %}{% endfor %}
+                row += 4u;
+            }
+        }
+    }
+{% for m in range(TM) %}
+    if in{{ m }} {
+{% for j in range(TN // 4) %}
+        if co + {{ 4 * j }}u < p.cout { store(first + {{ m }}u, co + {{ 4 * j }}u, a{{ m }}_{{ j }}); }
+{% endfor %}
+    }
+{% endfor %}
+}

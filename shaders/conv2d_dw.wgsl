@@ -1,0 +1,104 @@
+// Gradient of a convolution with respect to its weight and bias:
+//   dweight[r, s, ci, co] = sum over pixels of x[n, oy*stride+r-pad, ox*stride+s-pad, ci] * dy[pixel, co]
+//   dbias[co]             = sum over pixels of dy[pixel, co]
+// An invocation owns TM input by TN output channels of one tap and sums over
+// the image rows of its split; the splits are added by sum_splits.wgsl in a
+// fixed order, so the result does not depend on scheduling.
+{% include "common.wgsl" %}
+
+struct Params {
+    n: u32, h: u32, w: u32, cin: u32,
+    oh: u32, ow: u32, cout: u32,
+    kernel: u32, stride: u32, pad: u32,
+    tiles_m: u32, tiles_n: u32, tiles: u32,
+    rows_per_split: u32,
+}
+{% set T = "vec4<f32>" if VEC else "f32" %}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;                    // [n, h, w, cin]
+@group(0) @binding(2) var<storage, read> dy: array<{{ T }}>;                   // [n, oh, ow, cout]
+@group(0) @binding(3) var<storage, read_write> partial: array<{{ T }}>;        // [splits, kernel*kernel*cin*cout + cout]
+
+{% if VEC %}
+fn load_x(i: u32, c: u32) -> vec4<f32> { return x[(i + c) >> 2u]; }
+fn load_dy(i: u32, c: u32) -> vec4<f32> { return dy[(i + c) >> 2u]; }
+fn store(i: u32, c: u32, v: vec4<f32>) { partial[(i + c) >> 2u] = v; }
+{% else %}
+// Past the last channel anything will do: those products are not stored.
+fn load_x(i: u32, c: u32) -> vec4<f32> {
+    let last = p.cin - 1u;
+    return vec4<f32>(x[i + min(c, last)], x[i + min(c + 1u, last)], x[i + min(c + 2u, last)], x[i + min(c + 3u, last)]);
+}
+fn load_dy(i: u32, c: u32) -> vec4<f32> {
+    let last = p.cout - 1u;
+    return vec4<f32>(dy[i + min(c, last)], dy[i + min(c + 1u, last)], dy[i + min(c + 2u, last)], dy[i + min(c + 3u, last)]);
+}
+fn store(i: u32, c: u32, v: vec4<f32>) {
+    for (var k = 0u; k < min(4u, p.cout - c); k += 1u) { partial[i + c + k] = v[k]; }
+}
+{% endif %}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let index = flat_group(group, groups) * 64u + local;
+    if index >= p.tiles {
+        return;
+    }
+    let co = (index % p.tiles_n) * {{ TN }}u;
+    var rest = index / p.tiles_n;
+    let ci = (rest % p.tiles_m) * {{ TM }}u;
+    rest = rest / p.tiles_m;
+    let taps = p.kernel * p.kernel;
+    let tap = rest % taps;
+    let split = rest / taps;
+    let r = tap / p.kernel;
+    let s = tap % p.kernel;
+    // Columns whose input column lies inside the image.
+    let ox_first = select(0u, (p.pad - s + p.stride - 1u) / p.stride, s < p.pad);
+    let ox_last = min(p.ow, (p.w + p.pad - s + p.stride - 1u) / p.stride);
+    let centre = r == p.pad && s == p.pad && ci == 0u;
+{% for i in range(TM) %}{% for j in range(TN // 4) %}
+    var a{{ i }}_{{ j }} = vec4<f32>(0.0);
+{% endfor %}{% endfor %}
+{% for j in range(TN // 4) %}
+    var b{{ j }} = vec4<f32>(0.0);
+{% endfor %}
+    let row_end = min(p.n * p.oh, (split + 1u) * p.rows_per_split);
+    for (var row = split * p.rows_per_split; row < row_end; row += 1u) {
+        let image = row / p.oh;
+        let iy = (row % p.oh) * p.stride + r - p.pad;
+        if iy >= p.h {
+            continue;
+        }
+        var xi = ((image * p.h + iy) * p.w + ox_first * p.stride + s - p.pad) * p.cin;
+        var yi = (row * p.ow + ox_first) * p.cout;
+        for (var ox = ox_first; ox < ox_last; ox += 1u) {
+{% for j in range(TN // 4) %}
+            let g{{ j }} = load_dy(yi, {% if VEC %}min(co + {{ 4 * j }}u, p.cout - 4u){% else %}co + {{ 4 * j }}u{% endif %});
+            b{{ j }} += g{{ j }};
+{% endfor %}
+{% for i in range(TM // 4) %}
+            let v{{ i }} = load_x(xi, {% if VEC %}min(ci + {{ 4 * i }}u, p.cin - 4u){% else %}ci + {{ 4 * i }}u{% endif %});
+{% for k in range(4) %}{% for j in range(TN // 4) %}
+            a{{ 4 * i + k }}_{{ j }} += v{{ i }}[{{ k }}] * g{{ j }};
+{% endfor %}{% endfor %}{% endfor %}
+            xi += p.stride * p.cin;
+            yi += p.cout;
+        }
+    }
+    let weights = taps * p.cin * p.cout;
+    let base = split * (weights + p.cout);
+{% for i in range(TM) %}
+    if ci + {{ i }}u < p.cin {
+        let at = base + (tap * p.cin + ci + {{ i }}u) * p.cout;
+{% for j in range(TN // 4) %}
+        if co + {{ 4 * j }}u < p.cout { store(at, co + {{ 4 * j }}u, a{{ i }}_{{ j }}); }
+{% endfor %}
+    }
+{% endfor %}
+    if centre {
+{% for j in range(TN // 4) %}
+        if co + {{ 4 * j }}u < p.cout { store(base + weights, co + {{ 4 * j }}u, b{{ j }}); }
+{% endfor %}
+    }
+}

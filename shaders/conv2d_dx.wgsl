@@ -1,0 +1,109 @@
+// Gradient of a convolution with respect to its input, gathered:
+//   dx[n, iy, ix, ci] = sum over r, s, co of dy[n, (iy+pad-r)/stride, (ix+pad-s)/stride, co] * weight[r, s, ci, co]
+// where the divisions must come out even. An invocation owns TM consecutive
+// input pixels and TN input channels; the reduction runs along co, which is
+// contiguous in dy and in weight, so every product is a dot of vec4s.
+{% include "common.wgsl" %}
+
+struct Params {
+    n: u32, h: u32, w: u32, cin: u32,
+    oh: u32, ow: u32, cout: u32,
+    kernel: u32, stride: u32, pad: u32,
+    tiles_n: u32, tiles: u32,
+}
+{% set T = "vec4<f32>" if VEC else "f32" %}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> dy: array<{{ T }}>;             // [n, oh, ow, cout]
+@group(0) @binding(2) var<storage, read> weight: array<{{ T }}>;         // [kernel, kernel, cin, cout]
+@group(0) @binding(3) var<storage, read_write> dx: array<{{ T }}>;       // [n, h, w, cin]
+
+{% if VEC %}
+fn load_dy(base: u32, c: u32) -> vec4<f32> { return dy[(base + c) >> 2u]; }
+fn load_w(row: u32, co: u32) -> vec4<f32> { return weight[(row * p.cout + co) >> 2u]; }
+{% else %}
+fn load_dy(base: u32, c: u32) -> vec4<f32> {
+    let last = p.cout - 1u;
+    let v = vec4<f32>(dy[base + c], dy[base + min(c + 1u, last)], dy[base + min(c + 2u, last)], dy[base + min(c + 3u, last)]);
+    return select(vec4<f32>(0.0), v, c + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.cout));
+}
+fn load_w(row: u32, co: u32) -> vec4<f32> {
+    let last = p.kernel * p.kernel * p.cin * p.cout - 1u;
+    let i = row * p.cout + co;
+    return vec4<f32>(weight[min(i, last)], weight[min(i + 1u, last)], weight[min(i + 2u, last)], weight[min(i + 3u, last)]);
+}
+{% endif %}
+
+fn store(pixel: u32, ci: u32, v: vec4<f32>) {
+    let i = pixel * p.cin + ci;
+{% if VEC %}
+    dx[i >> 2u] = v{% if ACC %} + dx[i >> 2u]{% endif %};
+{% else %}
+    for (var k = 0u; k < min(4u, p.cin - ci); k += 1u) {
+        dx[i + k] = v[k]{% if ACC %} + dx[i + k]{% endif %};
+    }
+{% endif %}
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let tile = flat_group(group, groups) * 64u + local;
+    if tile >= p.tiles {
+        return;
+    }
+    let ci = (tile % p.tiles_n) * {{ TN }}u;
+    let first = (tile / p.tiles_n) * {{ TM }}u;
+    let pixels = p.n * p.h * p.w;
+    var ix = first % p.w;
+    var iy = (first / p.w) % p.h;
+    var image = first / (p.w * p.h);
+{% for m in range(TM) %}
+    let row{{ m }} = image * p.oh;
+    let y{{ m }} = iy + p.pad;
+    let x{{ m }} = ix + p.pad;
+    let in{{ m }} = first + {{ m }}u < pixels;
+{% if not loop.last %}
+    ix += 1u;
+    if ix == p.w { ix = 0u; iy += 1u; if iy == p.h { iy = 0u; image += 1u; } }
+{% endif %}
+{% endfor %}
+{% for m in range(TM) %}{% for k in range(TN) %}
+    var a{{ m }}_{{ k }} = 0.0;
+{% endfor %}{% endfor %}
+    for (var r = 0u; r < p.kernel; r += 1u) {
+        for (var s = 0u; s < p.kernel; s += 1u) {
+            // Below zero wraps to huge values, which fail the range test.
+{% for m in range(TM) %}
+{% if STRIDE1 %}
+            let qy{{ m }} = y{{ m }} - r;
+            let qx{{ m }} = x{{ m }} - s;
+            let ok{{ m }} = in{{ m }} && qy{{ m }} < p.oh && qx{{ m }} < p.ow;
+{% else %}
+            let qy{{ m }} = (y{{ m }} - r) / p.stride;
+            let qx{{ m }} = (x{{ m }} - s) / p.stride;
+            let ok{{ m }} = in{{ m }} && qy{{ m }} < p.oh && qx{{ m }} < p.ow && qy{{ m }} * p.stride + r == y{{ m }} && qx{{ m }} * p.stride + s == x{{ m }};
+{% endif %}
+            let base{{ m }} = select(0u, ((row{{ m }} + qy{{ m }}) * p.ow + qx{{ m }}) * p.cout, ok{{ m }});
+{% endfor %}
+            let row = (r * p.kernel + s) * p.cin + ci;
+            for (var c = 0u; c < p.cout; c += 4u) {
+{% for k in range(TN) %}
+                let w{{ k }} = load_w({% if VEC %}min(row + {{ k }}u, p.kernel * p.kernel * p.cin - 1u){% else %}row + {{ k }}u{% endif %}, c);
+{% endfor %}
+{% for m in range(TM) %}
+                let v{{ m }} = select(vec4<f32>(0.0), load_dy(base{{ m }}, c), ok{{ m }});
+{% for k in range(TN) %}
+                a{{ m }}_{{ k }} += dot(v{{ m }}, w{{ k }});
+{% endfor %}{% endfor %}
+            }
+        }
+    }
+{% for m in range(TM) %}
+    if in{{ m }} {
+{% for j in range(TN // 4) %}
+        if ci + {{ 4 * j }}u < p.cin {
+            store(first + {{ m }}u, ci + {{ 4 * j }}u, vec4<f32>(a{{ m }}_{{ 4 * j }}, a{{ m }}_{{ 4 * j + 1 }}, a{{ m }}_{{ 4 * j + 2 }}, a{{ m }}_{{ 4 * j + 3 }}));
+        }
+{% endfor %}
+    }
+{% endfor %}
+}

@@ -1,0 +1,23 @@
+// y[b, c] = sum over r of x[b, r, c], in order.
+{% include "common.wgsl" %}
+
+struct Params {
+    batch: u32, rows: u32, channels: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;              // [batch, rows, channels]
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;        // [batch, channels]
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let i = flat_group(group, groups) * 64u + local;
+    if i >= p.batch * p.channels {
+        return;
+    }
+    let first = (i / p.channels) * p.rows * p.channels + i % p.channels;
+    var sum = 0.0;
+    for (var r = 0u; r < p.rows; r += 1u) {
+        sum += x[first + r * p.channels];
+    }
+    y[i] = sum{% if ACC %} + y[i]{% endif %};
+}

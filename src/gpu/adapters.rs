@@ -1,0 +1,134 @@
+//! Listing adapters and choosing one.
+
+use crate::{Error, Result};
+
+/// What `devices` prints of an adapter and outputs record as their origin.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct AdapterSummary {
+    /// Marketing or driver name.
+    pub name: String,
+    /// "discrete", "integrated", "virtual", "software" or "other".
+    pub kind: &'static str,
+    /// "vulkan", "metal", "dx12", "gl" or "webgpu".
+    pub backend: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// Optional features of interest to kernels.
+    pub features: Vec<&'static str>,
+    /// Largest bytes of one storage binding.
+    pub max_binding: u64,
+    /// Largest bytes of one buffer.
+    pub max_buffer: u64,
+    /// Bytes of workgroup memory.
+    pub workgroup_memory: u32,
+    /// Invocations per workgroup.
+    pub max_invocations: u32,
+    /// Smallest and largest subgroup.
+    pub subgroup: (u32, u32),
+}
+
+impl AdapterSummary {
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+        let info = adapter.get_info();
+        let limits = adapter.limits();
+        let known = [
+            (wgpu::Features::SHADER_F16, "f16"),
+            (wgpu::Features::SUBGROUP, "subgroups"),
+            (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+            (wgpu::Features::PIPELINE_CACHE, "pipeline-cache"),
+            (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative-matrix"),
+        ];
+        let features = adapter.features();
+        AdapterSummary {
+            name: info.name.clone(),
+            kind: kind(info.device_type),
+            backend: info.backend.to_str().to_owned(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            features: known
+                .iter()
+                .filter(|(f, _)| features.contains(*f))
+                .map(|(_, n)| *n)
+                .collect(),
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            workgroup_memory: limits.max_compute_workgroup_storage_size,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            subgroup: (info.subgroup_min_size, info.subgroup_max_size),
+        }
+    }
+}
+
+impl std::fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}, {}, {})", self.name, self.kind, self.backend, self.driver)
+    }
+}
+
+fn kind(device_type: wgpu::DeviceType) -> &'static str {
+    match device_type {
+        wgpu::DeviceType::DiscreteGpu => "discrete",
+        wgpu::DeviceType::IntegratedGpu => "integrated",
+        wgpu::DeviceType::VirtualGpu => "virtual",
+        wgpu::DeviceType::Cpu => "software",
+        wgpu::DeviceType::Other => "other",
+    }
+}
+
+/// Order of preference of the default choice.
+fn rank(summary: &AdapterSummary) -> usize {
+    let kinds = ["discrete", "integrated", "virtual", "other", "software"];
+    let kind = kinds.iter().position(|k| *k == summary.kind).unwrap_or(kinds.len());
+    // GL is the fallback of last resort: the same hardware shows up twice.
+    kind * 2 + usize::from(summary.backend == "gl")
+}
+
+/// All adapters able to compute, best first.
+fn adapters() -> Vec<(AdapterSummary, wgpu::Adapter)> {
+    let instance =
+        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all());
+    let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(backends))
+        .into_iter()
+        .filter(|a| {
+            let flags = a.get_downlevel_capabilities().flags;
+            flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+                && a.limits().max_storage_buffers_per_shader_stage >= 8
+        })
+        .map(|a| (AdapterSummary::of(&a), a))
+        .collect();
+    found.sort_by_key(|(s, _)| rank(s));
+    found
+}
+
+/// All usable adapters in the order of their `--device` index.
+pub fn list_adapters() -> Vec<AdapterSummary> {
+    adapters().into_iter().map(|(s, _)| s).collect()
+}
+
+pub(super) fn select(selector: Option<&str>) -> Result<wgpu::Adapter> {
+    let mut found = adapters();
+    if found.is_empty() {
+        return Err(Error::Device(
+            "no GPU adapter found; install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers, which also brings a software one)".into(),
+        ));
+    }
+    let Some(wanted) = selector else { return Ok(found.swap_remove(0).1) };
+    let by_index = wanted.parse::<usize>().ok().filter(|i| *i < found.len());
+    let by_name = || {
+        let wanted = wanted.to_lowercase();
+        found.iter().position(|(s, _)| {
+            format!("{} {} {}", s.name, s.kind, s.backend).to_lowercase().contains(&wanted)
+        })
+    };
+    match by_index.or_else(by_name) {
+        Some(i) => Ok(found.swap_remove(i).1),
+        None => {
+            let names: Vec<String> =
+                found.iter().enumerate().map(|(i, (s, _))| format!("{i}: {s}")).collect();
+            Err(Error::Device(format!(
+                "no adapter matches `{wanted}`; there are {}",
+                names.join("; ")
+            )))
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Lowering: from nodes to dispatches, forward and backward.
+
+use super::{Cost, DType, Dispatch, Graph, Node, Storage, TensorId, TensorInfo};
+use crate::gpu::Caps;
+use crate::kernel::{Access, Kernel};
+use crate::{Error, Result};
+use std::collections::{HashMap, HashSet};
+
+/// What an op asks to run.
+pub struct Launch<'a> {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// One value per kernel define.
+    pub defines: &'a [i64],
+    /// The uniform block.
+    pub params: &'a [u8],
+    /// One entry per kernel binding, `None` for absent optional ones.
+    pub bindings: &'a [Option<TensorId>],
+    /// Workgroups in all; folded to two dimensions where needed.
+    pub groups: u64,
+    /// Arithmetic done.
+    pub flops: u64,
+}
+
+/// The lowering of one graph in progress.
+pub struct Lower<'g> {
+    graph: &'g Graph,
+    /// Device properties that decide variants.
+    pub caps: Caps,
+    pub(super) tensors: Vec<TensorInfo>,
+    pub(super) dispatches: Vec<Dispatch>,
+    grads: HashMap<TensorId, TensorId>,
+    /// Values recomputed in the backward walk replace the first ones.
+    recomputed: HashMap<TensorId, TensorId>,
+    requires_grad: HashSet<TensorId>,
+    accumulate_params: bool,
+    label: String,
+    node_index: u32,
+}
+
+impl<'g> Lower<'g> {
+    /// Starts with the graph's own tensors.
+    pub fn new(graph: &'g Graph, caps: &Caps) -> Self {
+        Lower {
+            graph,
+            caps: caps.clone(),
+            tensors: graph.tensors.clone(),
+            dispatches: Vec::new(),
+            grads: HashMap::new(),
+            recomputed: HashMap::new(),
+            requires_grad: HashSet::new(),
+            accumulate_params: false,
+            label: String::new(),
+            node_index: 0,
+        }
+    }
+
+    /// Makes parameter gradients add to what is there (micro-batches after
+    /// the first).
+    pub fn accumulate_params(&mut self, on: bool) {
+        self.accumulate_params = on;
+    }
+
+    /// Lowers every node forward.
+    pub fn forward(&mut self) -> Result<()> {
+        let graph = self.graph;
+        for (i, node) in graph.nodes.iter().enumerate() {
+            self.forward_node(i, node)?;
+        }
+        Ok(())
+    }
+
+    fn forward_node(&mut self, index: usize, node: &Node) -> Result<()> {
+        self.label = format!("{}:{}", node.scope, node.op.name());
+        self.node_index = index as u32;
+        node.op.forward(self, node)
+    }
+
+    /// Walks the nodes backwards. `seeds` give d loss / d tensor for the
+    /// outputs; gradients are formed for all parameters and for `inputs`.
+    pub fn backward(&mut self, seeds: &[(TensorId, TensorId)], inputs: &[TensorId]) -> Result<()> {
+        let graph = self.graph;
+        self.requires_grad = inputs.iter().copied().collect();
+        for (i, t) in graph.tensors.iter().enumerate() {
+            if matches!(t.storage, Storage::Param(_)) {
+                self.requires_grad.insert(TensorId(i as u32));
+            }
+        }
+        for node in &graph.nodes {
+            if node.inputs.iter().any(|i| self.requires_grad.contains(i)) {
+                self.requires_grad.extend(node.outputs.iter().copied());
+            }
+        }
+        self.grads.extend(seeds.iter().copied());
+        let mut current = None;
+        for (i, node) in graph.nodes.iter().enumerate().rev() {
+            if node.region.is_some() && node.region != current {
+                self.recompute(node.region)?;
+            }
+            current = node.region;
+            let wanted = node.inputs.iter().any(|i| self.requires_grad.contains(i));
+            let reached = node.outputs.iter().any(|o| self.grads.contains_key(o));
+            if wanted && reached {
+                self.label = format!("{}:{}.backward", node.scope, node.op.name());
+                self.node_index = i as u32;
+                node.op.backward(self, node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lowers a region's nodes once more onto fresh tensors. The values that
+    /// other parts of the graph read keep their first copy, so only what is
+    /// inside the region is held twice in time.
+    fn recompute(&mut self, region: Option<u32>) -> Result<()> {
+        let graph = self.graph;
+        self.recomputed.clear();
+        let inside = |n: &&Node| n.region == region;
+        for node in graph.nodes.iter().filter(inside) {
+            for id in &node.outputs {
+                let mut info = self.tensors[id.index()].clone();
+                info.storage = Storage::Slot;
+                let fresh = self.push_tensor(info);
+                self.recomputed.insert(*id, fresh);
+            }
+        }
+        for (i, node) in graph.nodes.iter().enumerate().filter(|(_, n)| inside(n)) {
+            self.forward_node(i, node)?;
+        }
+        Ok(())
+    }
+
+    /// The tensor that holds `id`'s value at this point of the plan.
+    fn value(&self, id: TensorId) -> TensorId {
+        self.recomputed.get(&id).copied().unwrap_or(id)
+    }
+
+    /// Extents of `id`.
+    pub fn shape(&self, id: TensorId) -> &[usize] {
+        &self.tensors[id.index()].shape
+    }
+
+    /// A number that names the current node, the same in recomputation:
+    /// dropout derives its stream from it.
+    pub fn node_index(&self) -> u32 {
+        self.node_index
+    }
+
+    /// A scratch tensor.
+    pub fn temp(&mut self, name: &str, shape: &[usize]) -> TensorId {
+        let name = format!("{}.{name}", self.label);
+        self.push_tensor(TensorInfo {
+            name,
+            shape: shape.to_vec(),
+            dtype: DType::F32,
+            storage: Storage::Slot,
+        })
+    }
+
+    fn push_tensor(&mut self, info: TensorInfo) -> TensorId {
+        self.tensors.push(info);
+        TensorId(self.tensors.len() as u32 - 1)
+    }
+
+    /// The gradient that later nodes left for `id`; `None` if none did.
+    pub fn grad(&self, id: TensorId) -> Option<TensorId> {
+        self.grads.get(&id).copied()
+    }
+
+    /// Where to put the gradient of `id`, and whether to add to what is
+    /// there; `None` if nobody wants it. The caller must write every element.
+    pub fn grad_target(&mut self, id: TensorId) -> Option<(TensorId, bool)> {
+        if !self.requires_grad.contains(&id) {
+            return None;
+        }
+        if let Some(g) = self.grads.get(&id) {
+            return Some((*g, true));
+        }
+        let mut info = self.tensors[id.index()].clone();
+        info.name = format!("d {}", info.name);
+        let mut accumulate = false;
+        info.storage = match info.storage {
+            Storage::Param(p) => {
+                accumulate = self.accumulate_params;
+                Storage::ParamGrad(p)
+            }
+            Storage::Pinned => Storage::Pinned,
+            _ => Storage::Slot,
+        };
+        let g = self.push_tensor(info);
+        self.grads.insert(id, g);
+        Some((g, accumulate))
+    }
+
+    /// Hands the finished gradient `dy` of a node's output over to input
+    /// `id` without a copy, if `id` has none yet; returns whether it did.
+    /// Must be the node's last use of `dy`.
+    pub fn donate_grad(&mut self, id: TensorId, dy: TensorId) -> bool {
+        let free = self.requires_grad.contains(&id)
+            && !self.grads.contains_key(&id)
+            && self.tensors[id.index()].storage == Storage::Slot
+            && self.tensors[dy.index()].storage == Storage::Slot;
+        if free {
+            self.grads.insert(id, dy);
+        }
+        free
+    }
+
+    /// Emits a dispatch.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the bindings do not match the kernel's description.
+    pub fn launch(&mut self, launch: Launch) -> Result<()> {
+        let Launch { kernel, defines, params, bindings, groups, flops } = launch;
+        let fail = |detail: String| Error::Kernel { kernel: kernel.name.into(), detail };
+        if defines.len() != kernel.defines.len() || bindings.len() != kernel.bindings.len() {
+            return Err(fail(format!(
+                "{} defines and {} bindings given, {} and {} described",
+                defines.len(),
+                bindings.len(),
+                kernel.defines.len(),
+                kernel.bindings.len()
+            )));
+        }
+        let mut bound = Vec::new();
+        let mut bytes = 0;
+        for (number, binding) in kernel.active_bindings(defines) {
+            let id = bindings[number as usize - 1]
+                .ok_or_else(|| fail(format!("`{}` is not given", binding.name)))?;
+            let id = self.value(id);
+            let passes = if binding.access == Access::ReadWrite { 2 } else { 1 };
+            bytes += passes * self.tensors[id.index()].bytes();
+            bound.push((number, id, binding.access));
+        }
+        self.dispatches.push(Dispatch {
+            kernel,
+            defines: defines.to_vec(),
+            params: params.to_vec(),
+            bindings: bound,
+            groups,
+            label: self.label.clone(),
+            cost: Cost { flops, bytes },
+        });
+        Ok(())
+    }
+}

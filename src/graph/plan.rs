@@ -1,0 +1,183 @@
+//! The plan: dispatches in order, with a place in memory for every tensor.
+
+use super::{Graph, Lower, ParamLayout, Slots, Storage, TensorId, TensorInfo, assign_slots};
+use crate::gpu::{Caps, human_bytes};
+use crate::kernel::{Access, Kernel};
+use crate::{Error, Result};
+use std::collections::HashSet;
+
+/// The flat buffers over all parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FlatKind {
+    /// Current weights.
+    Weights,
+    /// Gradients.
+    Grads,
+    /// AdamW's first moment.
+    ExpAvg,
+    /// AdamW's second moment.
+    ExpAvgSq,
+    /// Exponential moving average of the weights.
+    Ema,
+}
+
+/// Work of a dispatch: arithmetic, and bytes if everything bound were touched once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cost {
+    /// Floating-point operations (a multiply-add counts two).
+    pub flops: u64,
+    /// Bytes bound.
+    pub bytes: u64,
+}
+
+/// One kernel launch.
+#[derive(Debug, Clone)]
+pub struct Dispatch {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Its variant.
+    pub defines: Vec<i64>,
+    /// Its uniform block.
+    pub params: Vec<u8>,
+    /// Binding number, tensor, use.
+    pub bindings: Vec<(u32, TensorId, Access)>,
+    /// Workgroups in all.
+    pub groups: u64,
+    /// Which node it belongs to.
+    pub label: String,
+    /// Its work.
+    pub cost: Cost,
+}
+
+/// Options of planning.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlanOptions {
+    /// Give every tensor its own slot (to find aliasing faults).
+    pub no_reuse: bool,
+}
+
+/// A static program: built once, replayed for every step.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// All tensors, temporaries and gradients included.
+    pub tensors: Vec<TensorInfo>,
+    /// Launches in order.
+    pub dispatches: Vec<Dispatch>,
+    /// Slot sizes and who lives where.
+    pub slots: Slots,
+    /// Places of the parameters in the flat buffers.
+    pub params: ParamLayout,
+}
+
+/// Memory and work of a plan.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanReport {
+    /// Bytes of all slots.
+    pub slots: u64,
+    /// Bytes of inputs, outputs and state.
+    pub pinned: u64,
+    /// Bytes of one copy of the parameters.
+    pub params: u64,
+    /// Largest sum of tensors alive at once: no plan can need less.
+    pub lower_bound: u64,
+    /// Largest single binding.
+    pub largest_binding: u64,
+    /// Launches.
+    pub dispatches: usize,
+    /// Floating-point operations.
+    pub flops: u64,
+}
+
+impl Plan {
+    /// Plans a finished lowering. `keep` names the tensors that the host
+    /// reads afterwards; launches that lead to none of them (nor to
+    /// parameters, pinned state or flat buffers) are removed.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if a tensor exceeds what the device can bind.
+    pub fn new(
+        graph: &Graph,
+        lower: Lower,
+        keep: &[TensorId],
+        options: PlanOptions,
+    ) -> Result<Plan> {
+        let caps = lower.caps.clone();
+        let Lower { mut tensors, dispatches, .. } = lower;
+        for id in keep {
+            if tensors[id.index()].storage == Storage::Slot {
+                tensors[id.index()].storage = Storage::Pinned;
+            }
+        }
+        let dispatches = live_dispatches(&tensors, dispatches, keep);
+        let params = ParamLayout::new(&graph.params, caps.max_binding.min(caps.max_buffer));
+        let slots = assign_slots(&tensors, &dispatches, options.no_reuse);
+        let plan = Plan { tensors, dispatches, slots, params };
+        plan.check_limits(&caps)?;
+        Ok(plan)
+    }
+
+    fn check_limits(&self, caps: &Caps) -> Result<()> {
+        for d in &self.dispatches {
+            for (_, id, _) in &d.bindings {
+                let t = &self.tensors[id.index()];
+                if t.bytes() > caps.max_binding {
+                    return Err(Error::Memory(format!(
+                        "{} {:?} needs a binding of {}, the device allows {}; use a smaller batch",
+                        t.name,
+                        t.shape,
+                        human_bytes(t.bytes()),
+                        human_bytes(caps.max_binding)
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory and work, known before anything is allocated.
+    pub fn report(&self) -> PlanReport {
+        let used: HashSet<TensorId> =
+            self.dispatches.iter().flat_map(|d| d.bindings.iter().map(|b| b.1)).collect();
+        let pinned = used.iter().map(|id| &self.tensors[id.index()]);
+        PlanReport {
+            slots: self.slots.sizes.iter().sum(),
+            pinned: pinned.filter(|t| t.storage == Storage::Pinned).map(TensorInfo::bytes).sum(),
+            params: self.params.bytes(),
+            lower_bound: self.slots.lower_bound,
+            largest_binding: used
+                .iter()
+                .map(|id| self.tensors[id.index()].bytes())
+                .max()
+                .unwrap_or(0),
+            dispatches: self.dispatches.len(),
+            flops: self.dispatches.iter().map(|d| d.cost.flops).sum(),
+        }
+    }
+
+    /// The tensor called `name`.
+    pub fn tensor(&self, name: &str) -> Option<TensorId> {
+        self.tensors.iter().position(|t| t.name == name).map(|i| TensorId(i as u32))
+    }
+}
+
+/// Drops launches whose results nobody needs.
+fn live_dispatches(
+    tensors: &[TensorInfo],
+    dispatches: Vec<Dispatch>,
+    keep: &[TensorId],
+) -> Vec<Dispatch> {
+    let mut needed: HashSet<TensorId> = keep.iter().copied().collect();
+    let mut live: Vec<Dispatch> = Vec::with_capacity(dispatches.len());
+    for d in dispatches.into_iter().rev() {
+        let wanted = d.bindings.iter().any(|(_, id, access)| {
+            *access != Access::Read
+                && (needed.contains(id) || tensors[id.index()].storage != Storage::Slot)
+        });
+        if wanted {
+            needed.extend(d.bindings.iter().filter(|b| b.2 != Access::Write).map(|b| b.1));
+            live.push(d);
+        }
+    }
+    live.reverse();
+    live
+}

@@ -1,0 +1,42 @@
+//! From template to naga module: includes, constants, unrolled loops.
+
+use super::Kernel;
+use crate::{Error, Result};
+use minijinja::{Environment, UndefinedBehavior};
+use std::collections::BTreeMap;
+
+/// Files that shaders may `{% include %}` or `{% import %}`.
+const INCLUDES: &[(&str, &str)] = &[
+    ("common.wgsl", include_str!("../../shaders/common.wgsl")),
+    ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
+];
+
+/// Renders `kernel`'s template with one value per define.
+///
+/// # Errors
+/// [`Error::Kernel`] with the template's line for an unknown name or a
+/// syntax fault.
+pub fn compose(kernel: &Kernel, defines: &[i64]) -> Result<String> {
+    let fail = |e: minijinja::Error| Error::Kernel {
+        kernel: kernel.name.into(),
+        detail: format!("{e:#}"),
+    };
+    let mut env = Environment::new();
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    for (name, source) in INCLUDES {
+        env.add_template(name, source).map_err(fail)?;
+    }
+    env.add_template(kernel.name, kernel.source).map_err(fail)?;
+    let context: BTreeMap<&str, i64> =
+        kernel.defines.iter().copied().zip(defines.iter().copied()).collect();
+    env.get_template(kernel.name).and_then(|t| t.render(context)).map_err(fail)
+}
+
+/// Parses composed WGSL.
+///
+/// # Errors
+/// [`Error::Kernel`] with naga's message and the offending source line.
+pub fn parse(kernel: &Kernel, wgsl: &str) -> Result<naga::Module> {
+    naga::front::wgsl::parse_str(wgsl)
+        .map_err(|e| Error::Kernel { kernel: kernel.name.into(), detail: e.emit_to_string(wgsl) })
+}

@@ -1,0 +1,89 @@
+//! Residual add: y = a + b.
+//!
+//! Backward hands dy to both operands: without a copy where the operand has
+//! no other gradient yet, otherwise added to what is there.
+
+use super::groups;
+use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
+use crate::kernel::{Kernel, accumulate, read};
+use crate::{Error, Result, params};
+
+params! {
+    struct Params { len: u32 }
+}
+
+static ADD: Kernel = Kernel {
+    name: "add",
+    source: include_str!("../../shaders/add.wgsl"),
+    bindings: &[read("a"), read("b").when("B"), accumulate("y")],
+    params: Params::FIELDS,
+    defines: &["B", "ACC"],
+};
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    vec![(&ADD, vec![vec![1, 0], vec![0, 0], vec![0, 1]])]
+}
+
+#[derive(Debug)]
+struct Add;
+
+/// y = a + b for tensors of one shape.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ.
+pub fn add(g: &mut Graph, a: TensorId, b: TensorId) -> Result<TensorId> {
+    let (sa, sb) = (g.shape(a).to_vec(), g.shape(b));
+    if sa != sb {
+        return Err(Error::shape("add", format!("{sa:?} and {sb:?} differ")));
+    }
+    Ok(g.push(Add, &[a, b], &[&sa])[0])
+}
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        launch(lower, node.inputs[0], Some(node.inputs[1]), node.outputs[0], false)
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        add_grad(lower, node.inputs[1], dy)?;
+        give_grad(lower, node.inputs[0], dy)
+    }
+}
+
+fn launch(
+    lower: &mut Lower,
+    a: TensorId,
+    b: Option<TensorId>,
+    y: TensorId,
+    acc: bool,
+) -> Result<()> {
+    let len = lower.shape(a).iter().product::<usize>();
+    let p = Params { len: len as u32 };
+    lower.launch(Launch {
+        kernel: &ADD,
+        defines: &[b.is_some().into(), acc.into()],
+        params: bytemuck::bytes_of(&p),
+        bindings: &[Some(a), b, Some(y)],
+        groups: groups((len as u64).div_ceil(4)),
+        flops: len as u64,
+    })
+}
+
+/// Copies or adds `dy` to the gradient of `id`.
+pub(crate) fn add_grad(lower: &mut Lower, id: TensorId, dy: TensorId) -> Result<()> {
+    match lower.grad_target(id) {
+        Some((dx, acc)) => launch(lower, dy, None, dx, acc),
+        None => Ok(()),
+    }
+}
+
+/// As [`add_grad`], but gives the tensor away where that is possible; must be
+/// the last use of `dy` by its node.
+pub(crate) fn give_grad(lower: &mut Lower, id: TensorId, dy: TensorId) -> Result<()> {
+    if lower.donate_grad(id, dy) { Ok(()) } else { add_grad(lower, id, dy) }
+}

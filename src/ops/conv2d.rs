@@ -1,0 +1,412 @@
+//! Convolution, 3x3 or 1x1, stride 1 or 2, padding kernel/2, NHWC.
+//!
+//! y[n,oy,ox,co] = bias[co] + sum over r,s,ci of
+//!     x[n, oy*stride+r-pad, ox*stride+s-pad, ci] * weight[r,s,ci,co]
+//!
+//! Two additions can ride on the store: a per-image channel bias `emb` (the
+//! additive timestep embedding) and a `residual` of y's shape.
+//!
+//! Backward keeps only x:
+//!     dx      = dy convolved with the transposed weight (gathered),
+//!     dweight = x correlated with dy, summed over pixels in two stages,
+//!     dbias   = dy summed over pixels (rides on dweight's kernel),
+//!     demb    = dy summed over the pixels of each image,
+//!     dresidual = dy.
+//!
+//! [`super::linear`] runs the same kernels on 1x1 images.
+
+use super::add::give_grad;
+use super::{GROUP, groups, sum_rows};
+use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
+use crate::kernel::{Kernel, accumulate, read, write};
+use crate::{Error, Result, params};
+
+params! {
+    struct Params {
+        n: u32, h: u32, w: u32, cin: u32, oh: u32, ow: u32, cout: u32,
+        kernel: u32, stride: u32, pad: u32, tiles_n: u32, tiles: u32,
+    }
+}
+
+params! {
+    struct WeightParams {
+        n: u32, h: u32, w: u32, cin: u32, oh: u32, ow: u32, cout: u32,
+        kernel: u32, stride: u32, pad: u32, tiles_m: u32, tiles_n: u32, tiles: u32, rows_per_split: u32,
+    }
+}
+
+params! {
+    struct SplitParams { weights: u32, biases: u32, splits: u32 }
+}
+
+static FORWARD: Kernel = Kernel {
+    name: "conv2d",
+    source: include_str!("../../shaders/conv2d.wgsl"),
+    bindings: &[
+        read("x"),
+        read("weight"),
+        read("bias"),
+        read("emb").when("EMB"),
+        read("residual").when("RESIDUAL"),
+        write("y"),
+    ],
+    params: Params::FIELDS,
+    defines: &["VEC", "TM", "TN", "EMB", "RESIDUAL"],
+};
+
+static BACKWARD_X: Kernel = Kernel {
+    name: "conv2d_dx",
+    source: include_str!("../../shaders/conv2d_dx.wgsl"),
+    bindings: &[read("dy"), read("weight"), accumulate("dx")],
+    params: Params::FIELDS,
+    defines: &["VEC", "TM", "TN", "STRIDE1", "ACC"],
+};
+
+static BACKWARD_W: Kernel = Kernel {
+    name: "conv2d_dw",
+    source: include_str!("../../shaders/conv2d_dw.wgsl"),
+    bindings: &[read("x"), read("dy"), write("partial")],
+    params: WeightParams::FIELDS,
+    defines: &["VEC", "TM", "TN"],
+};
+
+static SUM_SPLITS: Kernel = Kernel {
+    name: "sum_splits",
+    source: include_str!("../../shaders/sum_splits.wgsl"),
+    bindings: &[read("partial"), accumulate("dweight"), accumulate("dbias")],
+    params: SplitParams::FIELDS,
+    defines: &["ACC"],
+};
+
+/// Register tiles (pixels x channels), largest first.
+const TILES: [(u32, u32); 3] = [(8, 8), (4, 8), (4, 4)];
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let mut variants = [Vec::new(), Vec::new(), Vec::new()];
+    for vec in [1, 0] {
+        for (tm, tn) in TILES.map(|(m, n)| (i64::from(m), i64::from(n))) {
+            variants[2].push(vec![vec, tm, tn]);
+            for (a, b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                variants[0].push(vec![vec, tm, tn, a, b]);
+                variants[1].push(vec![vec, tm, tn, a, b]);
+            }
+        }
+    }
+    let [forward, dx, dw] = variants;
+    vec![
+        (&FORWARD, forward),
+        (&BACKWARD_X, dx),
+        (&BACKWARD_W, dw),
+        (&SUM_SPLITS, vec![vec![0], vec![1]]),
+    ]
+}
+
+/// Sizes of one convolution.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Geometry {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub cin: usize,
+    pub cout: usize,
+    pub kernel: usize,
+    pub stride: usize,
+}
+
+impl Geometry {
+    fn pad(&self) -> usize {
+        self.kernel / 2
+    }
+
+    fn out(&self, extent: usize) -> usize {
+        (extent + 2 * self.pad() - self.kernel) / self.stride + 1
+    }
+
+    fn oh(&self) -> usize {
+        self.out(self.h)
+    }
+
+    fn ow(&self) -> usize {
+        self.out(self.w)
+    }
+
+    fn vec(&self) -> bool {
+        self.cin % 4 == 0 && self.cout % 4 == 0
+    }
+
+    /// A multiply-add counts two.
+    fn flops(&self) -> u64 {
+        let taps = self.kernel * self.kernel;
+        2 * (self.n * self.oh() * self.ow()) as u64 * (taps * self.cin * self.cout) as u64
+    }
+
+    fn params(&self, tiles_n: u32, tiles: u32) -> Params {
+        Params {
+            n: self.n as u32,
+            h: self.h as u32,
+            w: self.w as u32,
+            cin: self.cin as u32,
+            oh: self.oh() as u32,
+            ow: self.ow() as u32,
+            cout: self.cout as u32,
+            kernel: self.kernel as u32,
+            stride: self.stride as u32,
+            pad: self.pad() as u32,
+            tiles_n,
+            tiles,
+        }
+    }
+}
+
+/// Invocations that keep a device busy; a software driver needs a few per
+/// core, a GPU thousands.
+fn wanted_invocations(lower: &Lower) -> u64 {
+    if lower.caps.software { 4 * GROUP } else { 256 * GROUP }
+}
+
+/// The largest tile that leaves enough invocations and does not waste
+/// channels: (pixels per tile, channels per tile, tiles along channels, tiles).
+fn choose_tile(lower: &Lower, pixels: usize, channels: usize) -> (u32, u32, u32, u32) {
+    let count = |(tm, tn): (u32, u32)| {
+        let along = (channels as u32).div_ceil(tn);
+        (tm, tn, along, (pixels as u32).div_ceil(tm) * along)
+    };
+    let wide = |t: &(u32, u32)| channels > 4 || t.1 == 4;
+    let busy = |t: &(u32, u32)| u64::from(count(*t).3) >= wanted_invocations(lower);
+    let last = TILES[TILES.len() - 1];
+    count(TILES.into_iter().find(|t| wide(t) && busy(t)).unwrap_or(last))
+}
+
+/// y = conv(x, weight) + bias (+ emb) (+ residual).
+pub(super) fn launch_forward(
+    lower: &mut Lower,
+    g: Geometry,
+    x: TensorId,
+    [weight, bias]: [TensorId; 2],
+    emb: Option<TensorId>,
+    residual: Option<TensorId>,
+    y: TensorId,
+) -> Result<()> {
+    let (tm, tn, tiles_n, tiles) = choose_tile(lower, g.n * g.oh() * g.ow(), g.cout);
+    lower.launch(Launch {
+        kernel: &FORWARD,
+        defines: &[
+            g.vec().into(),
+            tm.into(),
+            tn.into(),
+            emb.is_some().into(),
+            residual.is_some().into(),
+        ],
+        params: bytemuck::bytes_of(&g.params(tiles_n, tiles)),
+        bindings: &[Some(x), Some(weight), Some(bias), emb, residual, Some(y)],
+        groups: groups(tiles.into()),
+        flops: g.flops(),
+    })
+}
+
+/// Adds or assigns dx.
+pub(super) fn launch_backward_x(
+    lower: &mut Lower,
+    g: Geometry,
+    dy: TensorId,
+    weight: TensorId,
+    (dx, acc): (TensorId, bool),
+) -> Result<()> {
+    let (tm, tn, tiles_n, tiles) = choose_tile(lower, g.n * g.h * g.w, g.cin);
+    lower.launch(Launch {
+        kernel: &BACKWARD_X,
+        defines: &[g.vec().into(), tm.into(), tn.into(), (g.stride == 1).into(), acc.into()],
+        params: bytemuck::bytes_of(&g.params(tiles_n, tiles)),
+        bindings: &[Some(dy), Some(weight), Some(dx)],
+        groups: groups(tiles.into()),
+        flops: g.flops(),
+    })
+}
+
+/// Adds or assigns the gradients of weight and bias.
+pub(super) fn launch_backward_weight(
+    lower: &mut Lower,
+    g: Geometry,
+    x: TensorId,
+    dy: TensorId,
+    (dweight, acc): (TensorId, bool),
+    dbias: TensorId,
+) -> Result<()> {
+    let (tm, tn) = (if g.cin > 4 { 8 } else { 4 }, if g.cout > 4 { 8 } else { 4 });
+    let (tiles_m, tiles_n) = (g.cin.div_ceil(tm), g.cout.div_ceil(tn));
+    let taps = g.kernel * g.kernel;
+    let outputs = (taps * tiles_m * tiles_n) as u64;
+    let rows = (g.n * g.oh()) as u64;
+    let wanted = wanted_invocations(lower).div_ceil(outputs).min(64);
+    let rows_per_split = rows.div_ceil(wanted.min(rows));
+    let splits = rows.div_ceil(rows_per_split);
+    let weights = taps * g.cin * g.cout;
+    let partial = lower.temp("partial", &[splits as usize, weights + g.cout]);
+    let p = g.params(0, 0);
+    let wp = WeightParams {
+        n: p.n,
+        h: p.h,
+        w: p.w,
+        cin: p.cin,
+        oh: p.oh,
+        ow: p.ow,
+        cout: p.cout,
+        kernel: p.kernel,
+        stride: p.stride,
+        pad: p.pad,
+        tiles_m: tiles_m as u32,
+        tiles_n: tiles_n as u32,
+        tiles: (outputs * splits) as u32,
+        rows_per_split: rows_per_split as u32,
+    };
+    lower.launch(Launch {
+        kernel: &BACKWARD_W,
+        defines: &[g.vec().into(), tm as i64, tn as i64],
+        params: bytemuck::bytes_of(&wp),
+        bindings: &[Some(x), Some(dy), Some(partial)],
+        groups: groups(outputs * splits),
+        flops: g.flops(),
+    })?;
+    let sp = SplitParams { weights: weights as u32, biases: p.cout, splits: splits as u32 };
+    lower.launch(Launch {
+        kernel: &SUM_SPLITS,
+        defines: &[acc.into()],
+        params: bytemuck::bytes_of(&sp),
+        bindings: &[Some(partial), Some(dweight), Some(dbias)],
+        groups: groups((weights + g.cout) as u64),
+        flops: splits * (weights + g.cout) as u64,
+    })
+}
+
+/// Options of [`conv2d`].
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2d {
+    /// Output channels.
+    pub cout: usize,
+    /// Window: 1 or 3.
+    pub kernel: usize,
+    /// 1 or 2.
+    pub stride: usize,
+    /// Start at zero (the reference's `zero_module`).
+    pub zero: bool,
+    /// Layout of the weight in files.
+    pub layout: FileLayout,
+}
+
+impl Conv2d {
+    /// A 3x3 convolution of stride 1.
+    pub fn k3(cout: usize) -> Self {
+        Conv2d { cout, kernel: 3, stride: 1, zero: false, layout: FileLayout::Conv2d }
+    }
+
+    /// A 1x1 convolution.
+    pub fn k1(cout: usize) -> Self {
+        Conv2d { kernel: 1, ..Self::k3(cout) }
+    }
+
+    /// The same with zero initial weights.
+    pub fn zeroed(self) -> Self {
+        Conv2d { zero: true, ..self }
+    }
+}
+
+#[derive(Debug)]
+struct Op2d {
+    geometry: Geometry,
+    has_emb: bool,
+    has_residual: bool,
+}
+
+/// Convolves `x` [n, h, w, cin] with new parameters `weight` and `bias` of
+/// the current scope; `emb` [n, cout] and `residual` (y's shape) are added.
+///
+/// # Errors
+/// [`Error::Shape`] for an unsupported window or stride, or operands that do
+/// not fit.
+pub fn conv2d(
+    g: &mut Graph,
+    x: TensorId,
+    options: Conv2d,
+    emb: Option<TensorId>,
+    residual: Option<TensorId>,
+) -> Result<TensorId> {
+    let [n, h, w, cin] = g.dims("conv2d", x)?;
+    let Conv2d { cout, kernel, stride, zero, layout } = options;
+    if !matches!((kernel, stride), (1, 1) | (3, 1) | (3, 2)) {
+        return Err(Error::shape(
+            "conv2d",
+            format!("a {kernel}x{kernel} window of stride {stride} is not supported"),
+        ));
+    }
+    let geometry = Geometry { n, h, w, cin, cout, kernel, stride };
+    let out = [n, geometry.oh(), geometry.ow(), cout];
+    for (name, id, shape) in [("emb", emb, &[n, cout][..]), ("residual", residual, &out[..])] {
+        if let Some(id) = id
+            && g.shape(id) != shape
+        {
+            return Err(Error::shape(
+                "conv2d",
+                format!("{name} is {:?}, {shape:?} is needed", g.shape(id)),
+            ));
+        }
+    }
+    // PyTorch's kaiming_uniform(a = sqrt 5): both bounds are 1/sqrt(fan_in).
+    let bound = Init::Uniform(1.0 / ((kernel * kernel * cin) as f32).sqrt());
+    let init = if zero { Init::Zeros } else { bound };
+    let shape = vec![kernel, kernel, cin, cout];
+    let weight = g.param(ParamInfo { name: "weight".into(), shape, layout, init });
+    let bias = g.param(ParamInfo {
+        name: "bias".into(),
+        shape: vec![cout],
+        layout: FileLayout::Plain,
+        init,
+    });
+    let mut inputs = vec![x, weight, bias];
+    inputs.extend(emb);
+    inputs.extend(residual);
+    let op = Op2d { geometry, has_emb: emb.is_some(), has_residual: residual.is_some() };
+    Ok(g.push(op, &inputs, &[&out])[0])
+}
+
+impl Op2d {
+    fn emb(&self, node: &Node) -> Option<TensorId> {
+        self.has_emb.then(|| node.inputs[3])
+    }
+
+    fn residual(&self, node: &Node) -> Option<TensorId> {
+        self.has_residual.then(|| node.inputs[3 + usize::from(self.has_emb)])
+    }
+}
+
+impl Op for Op2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let i = &node.inputs;
+        let (emb, residual) = (self.emb(node), self.residual(node));
+        launch_forward(lower, self.geometry, i[0], [i[1], i[2]], emb, residual, node.outputs[0])
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let g = self.geometry;
+        let i = &node.inputs;
+        if let (Some(dweight), Some((dbias, _))) =
+            (lower.grad_target(i[1]), lower.grad_target(i[2]))
+        {
+            launch_backward_weight(lower, g, i[0], dy, dweight, dbias)?;
+        }
+        if let Some(target) = self.emb(node).and_then(|e| lower.grad_target(e)) {
+            sum_rows(lower, dy, [g.n, g.oh() * g.ow(), g.cout], target)?;
+        }
+        if let Some(dx) = lower.grad_target(i[0]) {
+            launch_backward_x(lower, g, dy, i[1], dx)?;
+        }
+        match self.residual(node) {
+            Some(r) => give_grad(lower, r, dy),
+            None => Ok(()),
+        }
+    }
+}

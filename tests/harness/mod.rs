@@ -1,0 +1,317 @@
+//! Runs one op on the device, alone and in the middle of a graph, and
+//! compares it with its CPU twin and with finite differences.
+//!
+//! The graph around the op is  u = x + x;  y = op(u);  out = y + y;
+//! side = u + u,  with loss <c, out> + <s, side>: dy is twice an arbitrary
+//! vector, never ones, and u has a second consumer, so that gradients are
+//! accumulated. All memory is filled with NaN before the run.
+#![allow(dead_code)]
+
+use demist::gpu::Gpu;
+use demist::graph::{
+    DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
+};
+use demist::ops;
+use demist::runtime::{CompileOptions, FlatBuffers, Pipelines, Program};
+use std::sync::OnceLock;
+
+/// The device of the whole test binary; without one the tests fail.
+pub fn device() -> &'static (Gpu, Pipelines) {
+    static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
+    DEVICE.get_or_init(|| {
+        let gpu = Gpu::open(std::env::var("DEMIST_DEVICE").ok().as_deref()).expect("a GPU adapter");
+        (gpu, Pipelines::new())
+    })
+}
+
+/// Deterministic values in [-1, 1) without symmetry.
+pub fn values(seed: u32, len: usize) -> Vec<f32> {
+    let mut state = u64::from(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((state >> 40) as f32) / 8388608.0 - 1.0
+        })
+        .collect()
+}
+
+/// ||a - b|| / ||b||, and infinity where a is not finite or lengths differ.
+pub fn rel_err(a: &[f32], b: &[f32]) -> f64 {
+    if a.len() != b.len() || a.iter().any(|v| !v.is_finite()) {
+        return f64::INFINITY;
+    }
+    let diff: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let norm: f64 = b.iter().map(|b| f64::from(*b).powi(2)).sum();
+    if norm == 0.0 { diff.sqrt() } else { (diff / norm).sqrt() }
+}
+
+type Build<'a> = Box<dyn Fn(&mut Graph, &[TensorId], &[TensorId]) -> demist::Result<TensorId> + 'a>;
+type TwinFn<'a> = Box<dyn Fn(&Args) -> Twin + 'a>;
+
+/// One op at one set of shapes.
+pub struct Case<'a> {
+    /// Shown on failure.
+    pub name: String,
+    /// Shapes of the float inputs.
+    pub inputs: Vec<Vec<usize>>,
+    /// Integer inputs (labels).
+    pub integers: Vec<Vec<u32>>,
+    /// Appends the op to a graph, given float and integer inputs.
+    pub build: Build<'a>,
+    /// The CPU twin.
+    pub twin: TwinFn<'a>,
+    /// Largest relative error by norm against the twin.
+    pub tolerance: f64,
+    /// False for ops whose output does not depend smoothly on the input.
+    pub differentiable: bool,
+}
+
+/// What the twin is given.
+pub struct Args<'a> {
+    pub inputs: &'a [Vec<f32>],
+    pub integers: &'a [Vec<u32>],
+    /// In device layout and graph order.
+    pub params: &'a [Vec<f32>],
+    pub dy: &'a [f32],
+}
+
+/// What the twin returns; gradients in the order of inputs and parameters.
+/// An empty gradient means that the op gives none.
+pub struct Twin {
+    pub y: Vec<f32>,
+    pub input_grads: Vec<Vec<f32>>,
+    pub param_grads: Vec<Vec<f32>>,
+}
+
+/// Results of a device run.
+struct Run {
+    out: Vec<f32>,
+    side: Vec<Vec<f32>>,
+    input_grads: Vec<Vec<f32>>,
+    param_grads: Vec<Vec<f32>>,
+}
+
+struct Bench<'a> {
+    case: &'a Case<'a>,
+    graph: Graph,
+    floats: Vec<TensorId>,
+    integers: Vec<TensorId>,
+    out: TensorId,
+    sides: Vec<TensorId>,
+    seeds: Vec<(TensorId, TensorId)>,
+    mid: bool,
+}
+
+impl<'a> Bench<'a> {
+    fn new(case: &'a Case<'a>, mid: bool) -> Self {
+        let mut graph = Graph::new();
+        let floats: Vec<_> = case
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, s)| graph.input(&format!("x{i}"), s, DType::F32))
+            .collect();
+        let integers: Vec<_> = case
+            .integers
+            .iter()
+            .enumerate()
+            .map(|(i, v)| graph.input(&format!("i{i}"), &[v.len()], DType::U32))
+            .collect();
+        let used: Vec<_> = if mid {
+            floats.iter().map(|x| ops::add(&mut graph, *x, *x).unwrap()).collect()
+        } else {
+            floats.clone()
+        };
+        let y = (case.build)(&mut graph, &used, &integers)
+            .unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        let (out, sides) = if mid {
+            let out = ops::add(&mut graph, y, y).unwrap();
+            (out, used.iter().map(|u| ops::add(&mut graph, *u, *u).unwrap()).collect())
+        } else {
+            (y, Vec::new())
+        };
+        let mut seeds = Vec::new();
+        for (i, t) in std::iter::once(&out).chain(&sides).enumerate() {
+            let shape = graph.shape(*t).to_vec();
+            seeds.push((*t, graph.input(&format!("seed{i}"), &shape, DType::F32)));
+        }
+        Bench { case, graph, floats, integers, out, sides, seeds, mid }
+    }
+
+    fn run(&self, inputs: &[Vec<f32>], params: &[Vec<f32>], seeds: &[Vec<f32>]) -> Run {
+        let (gpu, pipelines) = device();
+        let name = &self.case.name;
+        let mut lower = Lower::new(&self.graph, &gpu.caps);
+        lower.forward().unwrap_or_else(|e| panic!("{name}: {e}"));
+        lower.backward(&self.seeds, &self.floats).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let grads: Vec<_> = self.floats.iter().map(|x| lower.grad(*x)).collect();
+        let mut keep = vec![self.out];
+        keep.extend(&self.sides);
+        keep.extend(grads.iter().flatten());
+        let plan = Plan::new(&self.graph, lower, &keep, PlanOptions::default()).unwrap();
+        verify_slots(&plan.tensors, &plan.dispatches, &plan.slots)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let layout = ParamLayout::new(&self.graph.params, gpu.caps.max_binding);
+        let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Grads]).unwrap();
+        flat.write(gpu, FlatKind::Weights, &self.graph.params, params).unwrap();
+        let nan: Vec<_> = params.iter().map(|p| vec![f32::NAN; p.len()]).collect();
+        flat.write(gpu, FlatKind::Grads, &self.graph.params, &nan).unwrap();
+        let options = CompileOptions { poison: true, ..Default::default() };
+        let program = Program::compile(gpu, pipelines, plan, &flat, options)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (id, v) in self.floats.iter().zip(inputs) {
+            program.write(gpu, *id, v).unwrap();
+        }
+        for (id, v) in self.integers.iter().zip(&self.case.integers) {
+            program.write(gpu, *id, v).unwrap();
+        }
+        for ((_, id), v) in self.seeds.iter().zip(seeds) {
+            program.write(gpu, *id, v).unwrap();
+        }
+        program.run(gpu).unwrap();
+        let mut read = program.read(gpu, &keep).unwrap().into_iter();
+        Run {
+            out: read.next().unwrap(),
+            side: read.by_ref().take(self.sides.len()).collect(),
+            input_grads: grads
+                .iter()
+                .map(|g| if g.is_some() { read.next().unwrap() } else { Vec::new() })
+                .collect(),
+            param_grads: flat.read(gpu, FlatKind::Grads, &self.graph.params).unwrap(),
+        }
+    }
+
+    fn loss(&self, run: &Run, seeds: &[Vec<f32>]) -> f64 {
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        dot(&run.out, &seeds[0])
+            + run.side.iter().zip(&seeds[1..]).map(|(a, b)| dot(a, b)).sum::<f64>()
+    }
+}
+
+fn scaled(v: &[f32], by: f32) -> Vec<f32> {
+    v.iter().map(|v| v * by).collect()
+}
+
+fn close(name: &str, what: &str, got: &[f32], want: &[f32], tolerance: f64) {
+    let e = rel_err(got, want);
+    assert!(e <= tolerance, "{name}: {what} differs by {e:.2e} (allowed {tolerance:.0e})");
+}
+
+impl Case<'_> {
+    /// Compares with the twin, alone and mid-graph, then with finite differences.
+    pub fn check(&self) {
+        for mid in [false, true] {
+            let bench = Bench::new(self, mid);
+            let seed = |i: usize| {
+                self.name.bytes().fold(i as u32 * 77, |h, b| h.wrapping_mul(31) + u32::from(b))
+            };
+            let inputs: Vec<_> = self
+                .inputs
+                .iter()
+                .enumerate()
+                .map(|(i, s)| values(seed(i), s.iter().product()))
+                .collect();
+            let params: Vec<_> = bench
+                .graph
+                .params
+                .iter()
+                .enumerate()
+                .map(|(i, p)| values(seed(100 + i), p.len()))
+                .collect();
+            let seeds: Vec<_> = bench
+                .seeds
+                .iter()
+                .enumerate()
+                .map(|(i, (t, _))| values(seed(200 + i), bench.graph.shape(*t).iter().product()))
+                .collect();
+            let run = bench.run(&inputs, &params, &seeds);
+            self.compare(mid, &run, &inputs, &params, &seeds);
+            if mid && self.differentiable {
+                self.finite_differences(&bench, &run, &inputs, &params, &seeds);
+            }
+        }
+    }
+
+    fn compare(
+        &self,
+        mid: bool,
+        run: &Run,
+        inputs: &[Vec<f32>],
+        params: &[Vec<f32>],
+        seeds: &[Vec<f32>],
+    ) {
+        let factor = if mid { 2.0 } else { 1.0 };
+        let u: Vec<_> = inputs.iter().map(|x| scaled(x, factor)).collect();
+        let dy = scaled(&seeds[0], factor);
+        let twin = (self.twin)(&Args { inputs: &u, integers: &self.integers, params, dy: &dy });
+        let name = if mid { format!("{} mid-graph", self.name) } else { self.name.clone() };
+        close(&name, "y", &run.out, &scaled(&twin.y, factor), self.tolerance);
+        for (i, want) in twin.input_grads.iter().enumerate().filter(|(_, w)| !w.is_empty()) {
+            let want: Vec<f32> = if mid {
+                want.iter().zip(&seeds[1 + i]).map(|(g, s)| 2.0 * (g + 2.0 * s)).collect()
+            } else {
+                want.clone()
+            };
+            close(
+                &name,
+                &format!("gradient of input {i}"),
+                &run.input_grads[i],
+                &want,
+                self.tolerance,
+            );
+        }
+        for (i, want) in twin.param_grads.iter().enumerate() {
+            close(
+                &name,
+                &format!("gradient of parameter {i}"),
+                &run.param_grads[i],
+                want,
+                self.tolerance,
+            );
+        }
+    }
+
+    /// Derivative along one random direction through inputs and parameters.
+    fn finite_differences(
+        &self,
+        bench: &Bench,
+        run: &Run,
+        inputs: &[Vec<f32>],
+        params: &[Vec<f32>],
+        seeds: &[Vec<f32>],
+    ) {
+        let step = 4e-3f32;
+        let all: Vec<&Vec<f32>> = inputs.iter().chain(params).collect();
+        let directions: Vec<_> =
+            all.iter().enumerate().map(|(i, v)| values(900 + i as u32, v.len())).collect();
+        let moved = |by: f32| -> Vec<Vec<f32>> {
+            all.iter()
+                .zip(&directions)
+                .map(|(v, d)| v.iter().zip(d).map(|(v, d)| v + by * d).collect())
+                .collect()
+        };
+        let loss = |by: f32| {
+            let at = moved(by);
+            let (x, p) = at.split_at(inputs.len());
+            bench.loss(&bench.run(x, p, seeds), seeds)
+        };
+        let (plus, minus) = (loss(step), loss(-step));
+        let numeric = (plus - minus) / (2.0 * f64::from(step));
+        let mut analytic = 0.0;
+        let mut scale = 0.0;
+        for (g, d) in run.input_grads.iter().chain(&run.param_grads).zip(&directions) {
+            for (g, d) in g.iter().zip(d) {
+                analytic += f64::from(*g) * f64::from(*d);
+                scale += (f64::from(*g) * f64::from(*d)).powi(2);
+            }
+        }
+        let error = (numeric - analytic).abs() / scale.sqrt().max(1e-6);
+        assert!(
+            error < 2e-2,
+            "{}: finite difference {numeric:.6} but gradient {analytic:.6}",
+            self.name
+        );
+    }
+}
