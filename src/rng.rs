@@ -37,6 +37,8 @@ pub const STREAM_XT: u32 = 4;
 pub const STREAM_STEP: u32 = 5;
 /// The timesteps drawn for a training batch.
 pub const STREAM_TIMESTEP: u32 = 6;
+/// Classes drawn at random for sampling.
+pub const STREAM_LABEL: u32 = 7;
 
 const MULTIPLIER_0: u32 = 0xD251_1F53;
 const MULTIPLIER_1: u32 = 0xCD9E_8D57;
@@ -44,8 +46,8 @@ const WEYL_0: u32 = 0x9E37_79B9;
 const WEYL_1: u32 = 0xBB67_AE85;
 const ROUNDS: usize = 10;
 
-/// 2^-24, the spacing of [`uniform_open`].
-const ULP24: f32 = 1.0 / (1 << 24) as f32;
+/// 2^-23, the spacing of [`uniform_open`].
+const ULP23: f32 = 1.0 / (1 << 23) as f32;
 
 /// The stream word of the dropout node `node`.
 pub const fn dropout_stream(node: u16) -> u32 {
@@ -77,13 +79,10 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
-/// The upper 24 bits of `word` as `(n + 0.5) / 2^24`, strictly between 0 and 1.
-///
-/// In the upper half of the range `n + 0.5` needs 25 bits and is rounded, the
-/// very last value to 1.0; that one is held below 1, so that `-ln u` of it is
-/// positive.
+/// A uniform float in (0, 1), never an end point: odd multiples of 2^-24, every
+/// one exact in float32.
 pub fn uniform_open(word: u32) -> f32 {
-    (((word >> 8) as f32 + 0.5) * ULP24).min(1.0 - ULP24)
+    ((word >> 9) as f32 + 0.5) * ULP23
 }
 
 /// Four standard normals from the four words of a block (Box-Muller).

@@ -61,10 +61,10 @@ fn streams_steps_samples_and_seeds_differ() {
 #[test]
 fn open_uniforms_never_reach_an_end() {
     let ulp = 2.0_f32.powi(-24);
-    assert_eq!(rng::uniform_open(0), ulp / 2.0);
-    assert_eq!(rng::uniform_open(255), ulp / 2.0);
-    assert_eq!(rng::uniform_open(256), 1.5 * ulp);
-    assert_eq!(rng::uniform_open(1 << 31), 0.5);
+    assert_eq!(rng::uniform_open(0), ulp);
+    assert_eq!(rng::uniform_open(511), ulp);
+    assert_eq!(rng::uniform_open(512), 3.0 * ulp);
+    assert_eq!(rng::uniform_open(1 << 31), 0.5 + ulp);
     assert_eq!(rng::uniform_open(u32::MAX), 1.0 - ulp);
     // The ends as radii of Box-Muller: positive and finite.
     for end in [0, u32::MAX] {

@@ -12,7 +12,7 @@ use demist::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
 };
 use demist::ops;
-use demist::runtime::{CompileOptions, FlatBuffers, Pipelines, Program};
+use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use std::sync::OnceLock;
 
 /// The device of the whole test binary; without one the tests fail.
@@ -157,7 +157,7 @@ impl<'a> Bench<'a> {
         let nan: Vec<_> = params.iter().map(|p| vec![f32::NAN; p.len()]).collect();
         flat.write(gpu, FlatKind::Grads, &self.graph.params, &nan).unwrap();
         let options = CompileOptions { poison: true, ..Default::default() };
-        let program = Program::compile(gpu, pipelines, plan, &flat, options)
+        let program = Program::compile(Context { gpu, pipelines }, plan, &flat, options)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         for (id, v) in self.floats.iter().zip(inputs) {
             program.write(gpu, *id, v).unwrap();
