@@ -40,9 +40,9 @@ impl Default for LoaderOptions {
 /// Consecutive images of the stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// [batch, size, size, channels] in [-1, 1].
+    /// `[batch, size, size, channels]` in \[-1, 1\].
     pub images: Vec<f32>,
-    /// [batch] class indices.
+    /// `[batch]` class indices.
     pub labels: Vec<u32>,
     /// Stream index of the first image.
     pub start: u64,

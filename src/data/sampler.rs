@@ -11,8 +11,8 @@ use crate::{Error, Result};
 /// Increment of SplitMix64: 2^64 divided by the golden ratio, made odd.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Keeps the permutations and the flips of one seed independent.
-const ORDER_STREAM: u64 = 0x6F72_6465_72;
-const FLIP_STREAM: u64 = 0x66_6C69_70;
+const ORDER_STREAM: u64 = 0x006F_7264_6572;
+const FLIP_STREAM: u64 = 0x666C_6970;
 
 /// Output function of SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64
 /// bits in which every output bit depends on every input bit.
