@@ -111,7 +111,7 @@ fn lower_micro(ctx: Context, graph: &Graph, wiring: &Wiring, accumulate: bool) -
     ops::add_into(&mut lower, wiring.loss, loss_sum)?;
     // d loss / d mse_i is the weight itself.
     lower.backward(&[(wiring.mse, wiring.inputs.weights)], &[])?;
-    Ok((Plan::new(graph, lower, &[loss_sum], PlanOptions::default())?, loss_sum))
+    Ok((Plan::new(graph, lower, &[loss_sum, wiring.mse], PlanOptions::default())?, loss_sum))
 }
 
 /// Plans a training step without a device's memory, for `info`.
@@ -265,6 +265,14 @@ impl TrainStep {
         self.first.write(ctx.gpu, self.loss_sum, &[0.0f32])?;
         let norm = self.optimizer.read(ctx.gpu, &[self.optimizer_tensors.norm])?[0][0];
         Ok((loss.into(), norm.into()))
+    }
+
+    /// The loss of each image of the last micro-batch.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] on a fault.
+    pub fn image_losses(&self, ctx: Context) -> Result<Vec<f32>> {
+        Ok(self.first.read(ctx.gpu, &[self.wiring.mse])?.remove(0))
     }
 
     /// Pixels of one image's side.
