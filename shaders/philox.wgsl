@@ -25,15 +25,20 @@ fn philox(counter: vec4<u32>, seed: vec2<u32>) -> vec4<u32> {
     return c;
 }
 
-// Uniform in (0, 1), never an end point.
+// Uniform in (0, 1), never an end point: odd multiples of 2^-24, exact in f32.
 fn uniform_open(v: u32) -> f32 {
-    return (f32(v >> 8u) + 0.5) * 5.9604644775390625e-8;
+    return (f32(v >> 9u) + 0.5) * 1.1920928955078125e-7;
+}
+
+// Radius of Box-Muller; log may round to above zero close to 1.
+fn radius(v: u32) -> f32 {
+    return sqrt(max(-2.0 * log(uniform_open(v)), 0.0));
 }
 
 // Four standard normals by Box-Muller.
 fn normal4(bits: vec4<u32>) -> vec4<f32> {
-    let r0 = sqrt(-2.0 * log(uniform_open(bits.x)));
-    let r1 = sqrt(-2.0 * log(uniform_open(bits.z)));
+    let r0 = radius(bits.x);
+    let r1 = radius(bits.z);
     let a0 = 6.283185307179586 * uniform_open(bits.y);
     let a1 = 6.283185307179586 * uniform_open(bits.w);
     return vec4<f32>(r0 * cos(a0), r0 * sin(a0), r1 * cos(a1), r1 * sin(a1));

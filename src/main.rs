@@ -1,1 +1,51 @@
-fn main() {}
+//! The `demist` program: parses the command line and runs one command.
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Train and sample diffusion models on any GPU: ADM, DDPM and DDIM in wgpu
+/// compute shaders.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    /// Adapter to use: an index of `demist devices` or a part of a name.
+    #[arg(long, global = true, env = "DEMIST_DEVICE", value_name = "INDEX|NAME")]
+    device: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the adapters with their drivers, features and limits.
+    Devices,
+    /// Show what a network file or a preset is, and the memory it needs.
+    Info(commands::info::Args),
+    /// Train a network on a folder, an atlas or IDX files.
+    Train(commands::train::Args),
+    /// Draw images from a network file.
+    Sample(commands::sample::Args),
+    /// Train on the shipped faces for a minute, then draw from the shipped network.
+    Demo(commands::demo::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let device = cli.device.as_deref();
+    let outcome = match cli.command {
+        Command::Devices => commands::devices::run(),
+        Command::Info(args) => commands::info::run(device, &args),
+        Command::Train(args) => commands::train::run(device, &args),
+        Command::Sample(args) => commands::sample::run(device, &args),
+        Command::Demo(args) => commands::demo::run(device, &args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,318 @@
-//! data
+//! The data layer: image data sets, a deterministic order over them, and a
+//! background loader. Host only; nothing here knows of a device.
+//!
+//! * [`Dataset`] opens a folder of images, an atlas PNG or IDX files and hands
+//!   out square 8-bit images with class labels.
+//! * [`Sampler`] maps the endless training stream onto the images, so that
+//!   resuming needs one counter.
+//! * [`Loader`] prepares batches ahead on threads, in stream order.
+//!
+//! A data set is final once opened: every file has been decoded once, the
+//! unreadable ones are listed in [`Dataset::skipped`], and `len` and the labels
+//! do not change afterwards.
+
+mod atlas;
+mod decode;
+mod folder;
+mod idx;
+mod loader;
+mod resize;
+mod sampler;
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+pub use loader::{Batch, Loader, LoaderOptions};
+pub use sampler::Sampler;
+
+use decode::Pixels;
+
+/// Largest side that can be asked for, in pixels: far above any pixel-space
+/// diffusion model, and low enough that a mistyped size cannot exhaust memory.
+const MAX_IMAGE_SIZE: usize = 8192;
+
+/// How a data set is to be presented.
+#[derive(Debug, Clone)]
+pub struct DataOptions {
+    /// Side of the square images, in pixels; others are resized and cropped to
+    /// it. `None`: every image must already be square and of one size.
+    pub image_size: Option<usize>,
+    /// 1 (grey) or 3 (RGB). `None`: what the source has; a folder is RGB unless
+    /// all its images are grey.
+    pub channels: Option<usize>,
+    /// Bytes of decoded images a folder may keep in memory; the rest is decoded
+    /// again whenever it is needed.
+    pub cache_bytes: u64,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        DataOptions { image_size: None, channels: None, cache_bytes: 1 << 30 }
+    }
+}
+
+impl DataOptions {
+    fn check(&self) -> Result<()> {
+        if let Some(size) = self.image_size
+            && !(1..=MAX_IMAGE_SIZE).contains(&size)
+        {
+            return Err(Error::Config(format!(
+                "image size {size} is out of range: 1 to {MAX_IMAGE_SIZE} pixels"
+            )));
+        }
+        match self.channels {
+            None | Some(1 | 3) => Ok(()),
+            Some(n) => {
+                Err(Error::Config(format!("{n} channels asked for: 1 (grey) or 3 (RGB) exist")))
+            }
+        }
+    }
+}
+
+/// Where the pixels come from after opening.
+enum Store {
+    /// All images in memory, one after the other, each HWC of the source's own
+    /// size (atlas, IDX).
+    Flat { pixels: Vec<u8>, width: usize, height: usize, channels: usize },
+    /// One file per image (folder); `cache[i]` holds the already fitted image
+    /// where the budget allowed it.
+    Files { paths: Vec<PathBuf>, cache: Vec<Option<Pixels>> },
+}
+
+/// A labelled set of square 8-bit images, all of one size and channel count.
+pub struct Dataset {
+    size: usize,
+    channels: usize,
+    /// Whether images are brought to `size` (asked for by the user) or were
+    /// found to have it.
+    resized: bool,
+    classes: Vec<String>,
+    labels: Vec<u32>,
+    store: Store,
+    skipped: Vec<(PathBuf, String)>,
+}
+
+impl Dataset {
+    /// Opens the data set at `path`, whose kind is told from what lies there:
+    ///
+    /// * a folder holding `train-images*idx3*`, or such a file: IDX (MNIST
+    ///   layout), gzipped or not. Classes are the label numbers, at least
+    ///   "0" to "9".
+    /// * any other folder: every `.png`, `.jpg` and `.jpeg` (any case) below
+    ///   it, in sorted order, names beginning with a dot left out. If every
+    ///   image lies in a subfolder, its class is the subfolder directly below
+    ///   the root; otherwise it is the file name before the first underscore,
+    ///   or "unlabelled" without one.
+    /// * a `.png` with a `.json` beside it, or that `.json`: an atlas.
+    ///
+    /// With `image_size`, images are box-halved while their shorter side is at
+    /// least twice that, bicubically resized to it and centre-cropped, with the
+    /// arithmetic of Pillow (the preparation of guided-diffusion).
+    pub fn open(path: &Path, opts: &DataOptions) -> Result<Dataset> {
+        Self::open_with_progress(path, opts, &|_, _| {})
+    }
+
+    /// As [`open`](Self::open), reporting `(files done, files in all)` from the
+    /// decoding threads while a folder is verified.
+    pub fn open_with_progress(
+        path: &Path,
+        opts: &DataOptions,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Dataset> {
+        opts.check()?;
+        let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+        if meta.is_dir() {
+            return match idx::images_in(path)? {
+                Some(images) => idx::open(&images, opts),
+                None => folder::open(path, opts, progress),
+            };
+        }
+        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+        if name.ends_with(".json") {
+            return atlas::open(&path.with_extension("png"), path, opts);
+        }
+        if name.ends_with(".png") {
+            let json = path.with_extension("json");
+            if json.is_file() {
+                return atlas::open(path, &json, opts);
+            }
+        } else if name.contains("idx3") {
+            return idx::open(path, opts);
+        }
+        Err(Error::file(
+            path,
+            "not a data set: give a folder of .png and .jpg images, an atlas .png with its .json \
+             beside it, or *-images-idx3-ubyte.gz with its labels file beside it",
+        ))
+    }
+
+    /// Assembles an in-memory set of equal images (`pixels` is [len, height,
+    /// width, channels]).
+    fn from_flat(
+        path: &Path,
+        opts: &DataOptions,
+        pixels: Vec<u8>,
+        [width, height, channels]: [usize; 3],
+        classes: Vec<String>,
+        labels: Vec<u32>,
+    ) -> Result<Dataset> {
+        if labels.is_empty() {
+            return Err(Error::file(path, "holds no images"));
+        }
+        if opts.image_size.is_none() && width != height {
+            return Err(Error::file(
+                path,
+                format!("images are {width}x{height}, not square: give --image-size"),
+            ));
+        }
+        Ok(Dataset {
+            size: opts.image_size.unwrap_or(width),
+            channels: opts.channels.unwrap_or(channels),
+            resized: opts.image_size.is_some(),
+            classes,
+            labels,
+            store: Store::Flat { pixels, width, height, channels },
+            skipped: Vec::new(),
+        })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no images; never true for an opened set.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Class names, sorted (numerically for IDX); a label is an index into them.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Label of image `i`.
+    ///
+    /// # Panics
+    /// If `i >= len()`, as indexing a slice does.
+    pub fn label(&self, i: usize) -> u32 {
+        self.labels[i]
+    }
+
+    /// All labels, in image order.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Number of images in each class.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        for &label in &self.labels {
+            counts[label as usize] += 1;
+        }
+        counts
+    }
+
+    /// Side of the square images, in pixels.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Channels per pixel: 1 (grey) or 3 (RGB).
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Values per image: size * size * channels.
+    pub fn image_len(&self) -> usize {
+        self.size * self.size * self.channels
+    }
+
+    /// Files left out because they cannot be decoded, each with the reason.
+    pub fn skipped(&self) -> &[(PathBuf, String)] {
+        &self.skipped
+    }
+
+    /// Image `i` as [size, size, channels] bytes.
+    ///
+    /// # Errors
+    /// If `i` is out of range, or the file behind it changed since the set was
+    /// opened.
+    pub fn image(&self, i: usize) -> Result<Vec<u8>> {
+        if i >= self.len() {
+            return Err(Error::Data(format!("image {i} asked for, the set has {}", self.len())));
+        }
+        let pixels = match &self.store {
+            Store::Flat { pixels, width, height, channels } => {
+                let len = width * height * channels;
+                let data = pixels[i * len..(i + 1) * len].to_vec();
+                Pixels { width: *width, height: *height, channels: *channels, data }
+            }
+            Store::Files { paths, cache } => match &cache[i] {
+                Some(pixels) => pixels.clone(),
+                None => self.decode_again(&paths[i])?,
+            },
+        };
+        let pixels = if self.resized { pixels.fit(self.size, self.channels) } else { pixels };
+        Ok(pixels.with_channels(self.channels).data)
+    }
+
+    /// Writes image `i` as floats in [-1, 1] (see [`to_float`]) to `out`, which
+    /// holds [`image_len`](Self::image_len) values [size, size, channels];
+    /// `flip` mirrors it left to right.
+    pub fn write_floats(&self, i: usize, flip: bool, out: &mut [f32]) -> Result<()> {
+        let image = self.image(i)?;
+        if out.len() != image.len() {
+            return Err(Error::shape(
+                "dataset",
+                format!("{} values offered for an image of {}", out.len(), image.len()),
+            ));
+        }
+        let row = self.size * self.channels;
+        for (src, dst) in image.chunks_exact(row).zip(out.chunks_exact_mut(row)) {
+            let to = dst.chunks_exact_mut(self.channels);
+            let from = src.chunks_exact(self.channels);
+            let copy = |(d, s): (&mut [f32], &[u8])| {
+                for (d, &s) in d.iter_mut().zip(s) {
+                    *d = to_float(s);
+                }
+            };
+            if flip { to.rev().zip(from).for_each(copy) } else { to.zip(from).for_each(copy) }
+        }
+        Ok(())
+    }
+
+    /// Decodes a file that the cache had no room for.
+    fn decode_again(&self, path: &Path) -> Result<Pixels> {
+        let pixels = decode::decode_file(path)
+            .map_err(|reason| Error::file(path, format!("{reason} (it was readable before)")))?;
+        if !self.resized && (pixels.width, pixels.height) != (self.size, self.size) {
+            return Err(Error::file(
+                path,
+                format!(
+                    "is {}x{} now, was {2}x{2} when the data set was opened",
+                    pixels.width, pixels.height, self.size
+                ),
+            ));
+        }
+        Ok(pixels)
+    }
+}
+
+impl std::fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dataset")
+            .field("len", &self.len())
+            .field("size", &self.size)
+            .field("channels", &self.channels)
+            .field("classes", &self.classes)
+            .field("skipped", &self.skipped)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Byte to model value: x / 127.5 - 1, in [-1, 1].
+pub fn to_float(x: u8) -> f32 {
+    f32::from(x) / 127.5 - 1.0
+}

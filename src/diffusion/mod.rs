@@ -1,1 +1,20 @@
-//! diffusion
+//! Gaussian diffusion on the host: what is configured, which timesteps are
+//! kept, and the tables and coefficients that kernels and trainer work from.
+//!
+//! ```text
+//! DiffusionConfig --betas--> SpacedSchedule --tables()--> Tables --update_for(i)--> Update
+//!   config          schedule   respace                     tables
+//! ```
+//!
+//! Everything is computed in float64 and rounded to float32 once, when it is
+//! handed to a kernel.
+
+pub mod config;
+pub mod respace;
+pub mod schedule;
+pub mod tables;
+
+pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
+pub use respace::{SpacedSchedule, space_timesteps};
+pub use schedule::named_betas;
+pub use tables::{QSampleCoefs, Sampler, Tables, Update, apply_update, apply_update_f64, q_sample};

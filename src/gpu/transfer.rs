@@ -1,6 +1,7 @@
 //! Buffers, uploads and downloads, with out-of-memory as a value.
 
 use super::Gpu;
+use crate::runtime::Ticket;
 use crate::{Error, Result};
 use std::time::Duration;
 
@@ -101,7 +102,16 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] if the device is lost, faulted or hangs.
     pub fn wait(&self) -> Result<()> {
-        let wait = wgpu::PollType::Wait { submission_index: None, timeout: Some(WAIT_LIMIT) };
+        self.wait_for(&Ticket(None))
+    }
+
+    /// Blocks until the work named by `ticket` is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost, faulted or hangs.
+    pub fn wait_for(&self, ticket: &Ticket) -> Result<()> {
+        let submission_index = ticket.0.clone();
+        let wait = wgpu::PollType::Wait { submission_index, timeout: Some(WAIT_LIMIT) };
         let outcome = self.device.poll(wait);
         self.check()?;
         outcome.map(|_| ()).map_err(|e| {

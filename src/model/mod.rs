@@ -1,1 +1,12 @@
-//! model
+//! Networks: the ADM U-Net and its configuration, presets of published
+//! networks, and parameters as named tensors.
+
+mod config;
+mod presets;
+mod unet;
+mod weights;
+
+pub use config::UNetConfig;
+pub use presets::{default_model, preset, preset_names};
+pub use unet::build;
+pub use weights::{initialise, parameters, parameters_to_tensors};

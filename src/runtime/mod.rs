@@ -36,6 +36,19 @@ impl Default for CompileOptions<'_> {
     }
 }
 
+/// Names submitted work, to wait for it; see [`Gpu::wait_for`].
+#[derive(Debug, Clone)]
+pub struct Ticket(pub(crate) Option<wgpu::SubmissionIndex>);
+
+/// An open device with its pipelines: what everything that runs needs.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The device.
+    pub gpu: &'a Gpu,
+    /// Its compiled kernels.
+    pub pipelines: &'a Pipelines,
+}
+
 /// Slots and pinned tensors of a program.
 struct Memory {
     slots: Vec<wgpu::Buffer>,
@@ -63,8 +76,7 @@ impl Program {
     /// [`Error::Memory`] without room, [`Error::Kernel`] or
     /// [`Error::Device`] if a pipeline cannot be made.
     pub fn compile(
-        gpu: &Gpu,
-        pipelines: &Pipelines,
+        Context { gpu, pipelines }: Context,
         plan: Plan,
         flat: &FlatBuffers,
         options: CompileOptions,
@@ -125,8 +137,9 @@ impl Program {
     ///
     /// # Errors
     /// [`Error::Device`] if the device reported a fault.
-    pub fn run(&self, gpu: &Gpu) -> Result<()> {
+    pub fn run(&self, gpu: &Gpu) -> Result<Ticket> {
         let mut at = 0;
+        let mut last = None;
         while at < self.steps.len() {
             let mut flops = 0;
             let mut end = at;
@@ -143,10 +156,11 @@ impl Program {
                     pass.dispatch_workgroups(s.groups.0, s.groups.1, 1);
                 }
             }
-            gpu.queue.submit([encoder.finish()]);
+            last = Some(gpu.queue.submit([encoder.finish()]));
             at = end;
         }
-        gpu.check()
+        gpu.check()?;
+        Ok(Ticket(last))
     }
 
     /// Writes a pinned tensor before the next run.

@@ -12,7 +12,7 @@ use demist::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
 };
 use demist::ops;
-use demist::runtime::{CompileOptions, FlatBuffers, Pipelines, Program};
+use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use std::sync::OnceLock;
 
 /// The device of the whole test binary; without one the tests fail.
@@ -157,7 +157,7 @@ impl<'a> Bench<'a> {
         let nan: Vec<_> = params.iter().map(|p| vec![f32::NAN; p.len()]).collect();
         flat.write(gpu, FlatKind::Grads, &self.graph.params, &nan).unwrap();
         let options = CompileOptions { poison: true, ..Default::default() };
-        let program = Program::compile(gpu, pipelines, plan, &flat, options)
+        let program = Program::compile(Context { gpu, pipelines }, plan, &flat, options)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         for (id, v) in self.floats.iter().zip(inputs) {
             program.write(gpu, *id, v).unwrap();
@@ -202,35 +202,32 @@ fn close(name: &str, what: &str, got: &[f32], want: &[f32], tolerance: f64) {
 impl Case<'_> {
     /// Compares with the twin, alone and mid-graph, then with finite differences.
     pub fn check(&self) {
-        for mid in [false, true] {
-            let bench = Bench::new(self, mid);
-            let seed = |i: usize| {
-                self.name.bytes().fold(i as u32 * 77, |h, b| h.wrapping_mul(31) + u32::from(b))
-            };
-            let inputs: Vec<_> = self
-                .inputs
-                .iter()
-                .enumerate()
-                .map(|(i, s)| values(seed(i), s.iter().product()))
-                .collect();
-            let params: Vec<_> = bench
-                .graph
-                .params
-                .iter()
-                .enumerate()
-                .map(|(i, p)| values(seed(100 + i), p.len()))
-                .collect();
-            let seeds: Vec<_> = bench
-                .seeds
-                .iter()
-                .enumerate()
-                .map(|(i, (t, _))| values(seed(200 + i), bench.graph.shape(*t).iter().product()))
-                .collect();
-            let run = bench.run(&inputs, &params, &seeds);
-            self.compare(mid, &run, &inputs, &params, &seeds);
-            if mid && self.differentiable {
-                self.finite_differences(&bench, &run, &inputs, &params, &seeds);
-            }
+        self.check_alone();
+        self.check_in(true);
+    }
+
+    /// Compares with the twin, the op alone in its graph.
+    pub fn check_alone(&self) {
+        self.check_in(false);
+    }
+
+    fn check_in(&self, mid: bool) {
+        let bench = Bench::new(self, mid);
+        let seed = |i: usize| self.name.bytes().fold(i as u32 * 77, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
+        let inputs: Vec<_> =
+            self.inputs.iter().enumerate().map(|(i, s)| values(seed(i), s.iter().product())).collect();
+        let params: Vec<_> =
+            bench.graph.params.iter().enumerate().map(|(i, p)| values(seed(100 + i), p.len())).collect();
+        let seeds: Vec<_> = bench
+            .seeds
+            .iter()
+            .enumerate()
+            .map(|(i, (t, _))| values(seed(200 + i), bench.graph.shape(*t).iter().product()))
+            .collect();
+        let run = bench.run(&inputs, &params, &seeds);
+        self.compare(mid, &run, &inputs, &params, &seeds);
+        if mid && self.differentiable {
+            self.finite_differences(&bench, &run, &inputs, &params, &seeds);
         }
     }
 

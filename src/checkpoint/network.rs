@@ -1,0 +1,121 @@
+//! A network on disk: safetensors with its whole configuration as JSON, so
+//! that no flag has to be repeated.
+
+use super::{Header, Storage, TensorFile, load_header};
+use crate::diffusion::DiffusionConfig;
+use crate::model::UNetConfig;
+use crate::train::TrainConfig;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Metadata key that holds [`NetworkInfo`] as JSON.
+const KEY: &str = "demist";
+
+/// What was learned from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataInfo {
+    /// Class names in label order.
+    pub classes: Vec<String>,
+    /// Images in the set.
+    pub images: usize,
+    /// The path as the user gave it.
+    pub source: String,
+}
+
+/// How far training has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Images seen, which is also the position in the data stream.
+    pub images_seen: u64,
+}
+
+/// Everything a network file says about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkInfo {
+    /// The network.
+    pub model: UNetConfig,
+    /// The process it was trained for.
+    pub diffusion: DiffusionConfig,
+    /// The images it was trained on.
+    pub data: DataInfo,
+    /// How it was trained (its seed is all the random state there is).
+    pub training: TrainConfig,
+    /// How far.
+    pub progress: Progress,
+    /// "weights" or "ema".
+    pub holds: String,
+    /// The command line.
+    pub command: String,
+    /// The device that trained it last.
+    pub device: String,
+    /// Version of the program that wrote the file.
+    pub version: String,
+}
+
+impl NetworkInfo {
+    /// Stores itself in `file`'s metadata.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a value cannot be written as JSON.
+    pub fn attach(&self, file: &mut TensorFile) -> Result<()> {
+        let json = serde_json::to_string(self).map_err(|e| Error::Config(format!("metadata: {e}")))?;
+        file.metadata.insert(KEY.into(), json);
+        Ok(())
+    }
+
+    fn parse(header: &Header, path: &Path) -> Result<NetworkInfo> {
+        let json = header.metadata.get(KEY).ok_or_else(|| {
+            Error::file(path, "holds tensors but no demist configuration, so its network is unknown")
+        })?;
+        let info: NetworkInfo = serde_json::from_str(json)
+            .map_err(|e| Error::file(path, format!("its configuration cannot be read: {e}")))?;
+        info.model.validate().map_err(|e| Error::file(path, e.to_string()))?;
+        Ok(info)
+    }
+
+    /// Class number of `name`, which may also be the number itself.
+    ///
+    /// # Errors
+    /// [`Error::Config`] listing the classes there are.
+    pub fn class(&self, name: &str) -> Result<u32> {
+        let classes = &self.data.classes;
+        let by_name = classes.iter().position(|c| c == name);
+        let by_number = || name.parse().ok().filter(|i| *i < self.model.num_classes.unwrap_or(0));
+        match (self.model.num_classes, by_name.or_else(by_number)) {
+            (None, _) => Err(Error::Config("the network is not conditional, it has no classes".into())),
+            (Some(_), Some(i)) => Ok(i as u32),
+            (Some(_), None) => {
+                Err(Error::Config(format!("unknown class `{name}`; there are {}", classes.join(", "))))
+            }
+        }
+    }
+}
+
+/// Reads the configuration alone.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::File`] naming the fault.
+pub fn read_info(path: &Path) -> Result<NetworkInfo> {
+    NetworkInfo::parse(&load_header(path)?, path)
+}
+
+/// Reads configuration and tensors.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::File`] naming the fault.
+pub fn read_network(path: &Path) -> Result<(NetworkInfo, TensorFile)> {
+    let info = read_info(path)?;
+    Ok((info, TensorFile::read(path)?))
+}
+
+/// Writes a network with its configuration, as half precision on request.
+///
+/// # Errors
+/// [`Error::Io`] if `path` cannot be written.
+pub fn write_network(path: &Path, info: &NetworkInfo, mut file: TensorFile, half: bool) -> Result<()> {
+    info.attach(&mut file)?;
+    file.write_as(path, if half { Storage::F16 } else { Storage::F32 })
+}

@@ -1,0 +1,108 @@
+//! `demist demo`: training that can be watched, and pictures from the shipped
+//! network, from a clone of the repository and nothing else.
+
+use super::sampling::{draw, load};
+use super::train::{open_data, train_with_bar};
+use super::{command_line, open_device};
+use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_network};
+use demist::diffusion::{DiffusionConfig, SampleOptions, Sampler};
+use demist::output::Grid;
+use demist::runtime::{Context, Pipelines};
+use demist::train::{RunOptions, StopFlag, TrainConfig};
+use demist::{Error, Result};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Images drawn of each class.
+const COLUMNS: usize = 8;
+
+/// Arguments of `demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The repository's assets.
+    #[arg(long, default_value = "assets")]
+    assets: PathBuf,
+    /// Where the pictures go; an earlier demo there is replaced.
+    #[arg(short, long, default_value = "out/demo")]
+    out: PathBuf,
+    /// Seconds of training.
+    #[arg(long, default_value_t = 60.0)]
+    seconds: f64,
+    /// Denoising steps of the final grid.
+    #[arg(long, default_value_t = 50)]
+    sample_steps: usize,
+    /// Seed.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Trains, draws, and says where everything is.
+pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+    if !(args.seconds > 0.0 && args.seconds.is_finite()) {
+        return Err(Error::Config(format!("{} seconds of training are impossible", args.seconds)));
+    }
+    let shipped = args.assets.join("faces16.safetensors");
+    let (info, file) = read_network(&shipped)?;
+    let data = args.assets.join("faces16.png");
+    let dataset = open_data(&data, Some(info.model.image_size), Some(info.model.in_channels))?;
+    let gpu = open_device(device)?;
+    let pipelines = Pipelines::new();
+    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+
+    println!("training a new network of the shipped one's shape for {} seconds", args.seconds);
+    let fresh = NetworkInfo {
+        diffusion: DiffusionConfig { ..info.diffusion.clone() },
+        data: DataInfo { source: data.display().to_string(), ..info.data.clone() },
+        training: TrainConfig {
+            steps: 100_000,
+            lr_anneal: false,
+            lr_warmup: 20,
+            seed: args.seed,
+            ..info.training.clone()
+        },
+        progress: Progress::default(),
+        command: command_line(),
+        device: gpu.summary.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..info.clone()
+    };
+    let options = RunOptions {
+        folder: args.out.clone(),
+        resume: false,
+        log_every: 2,
+        save_every: 0,
+        sample_every: 0,
+        time_limit: Some(Duration::from_secs_f64(args.seconds)),
+    };
+    let outcome = train_with_bar(ctx, Arc::new(dataset), fresh, &options)?;
+    if outcome.interrupted {
+        return Err(Error::Interrupted);
+    }
+
+    println!("drawing from the shipped network ({} images seen)", info.progress.images_seen);
+    let classes = info.model.num_classes.unwrap_or(1);
+    let labels: Vec<u32> = (0..classes as u32).flat_map(|c| std::iter::repeat_n(c, COLUMNS)).collect();
+    let count = labels.len();
+    let loaded = load(ctx, &shipped, info, &file, count)?;
+    let sampling = SampleOptions {
+        respacing: args.sample_steps.to_string(),
+        sampler: Sampler::Ddim { eta: 0.0 },
+        clip: true,
+        seed: args.seed,
+    };
+    let pixels = draw(ctx, &loaded, &sampling, &labels, count, &StopFlag::default())?;
+    let m = &loaded.info.model;
+    let path = args.out.join("faces.png");
+    let device = gpu.summary.to_string();
+    Grid::new(&pixels, [m.image_size, m.image_size, m.in_channels], COLUMNS)
+        .row_labels(loaded.info.data.classes.iter().cloned())
+        .title("drawn by the shipped network, one row a class")
+        .footer(format!("{} DDIM steps, seed {}, {device}", args.sample_steps, args.seed))
+        .save(&path, &[("Software", "demist"), ("Comment", &command_line()), ("Source", &device)])?;
+    println!();
+    println!("pictures    {}", path.display());
+    println!("loss plot   {}", args.out.join("loss.png").display());
+    println!("device      {device}");
+    Ok(())
+}

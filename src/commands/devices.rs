@@ -1,0 +1,29 @@
+//! `demist devices`
+
+use demist::gpu::{human_bytes, list_adapters};
+use demist::{Error, Result};
+
+/// Prints every usable adapter, the default first.
+pub fn run() -> Result<()> {
+    let adapters = list_adapters();
+    if adapters.is_empty() {
+        return Err(Error::Device(
+            "no GPU adapter found; install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers, which also brings a software one)".into(),
+        ));
+    }
+    for (i, a) in adapters.iter().enumerate() {
+        println!("{i}: {}{}", a.name, if i == 0 { "  (default)" } else { "" });
+        println!("   type       {} via {}", a.kind, a.backend);
+        println!("   driver     {}", a.driver);
+        println!("   features   {}", if a.features.is_empty() { "none".into() } else { a.features.join(", ") });
+        println!(
+            "   limits     {} a buffer, {} a binding, {} workgroup memory, {} invocations a workgroup",
+            human_bytes(a.max_buffer),
+            human_bytes(a.max_binding),
+            human_bytes(a.workgroup_memory.into()),
+            a.max_invocations
+        );
+        println!("   subgroups  {} to {}", a.subgroup.0, a.subgroup.1);
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! Everything the schedule determines, in float64: the tables of the forward
+//! process q and its posterior (Ho et al. 2020, sections 2 and 3), and the
+//! float32 coefficients of one sampling step for the fused kernels.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::config::{DiffusionConfig, MeanType, VarType};
+use crate::{Error, Result};
+
+/// [`Update::kind`] of an ancestral (DDPM) step.
+pub const UPDATE_DDPM: u32 = 0;
+/// [`Update::kind`] of a DDIM step.
+pub const UPDATE_DDIM: u32 = 1;
+
+/// Per-timestep tables of a (spaced) schedule, each with one entry per step.
+///
+/// `alphas_cumprod[t]`, written abar below, is the share of signal variance
+/// left in x_t.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tables {
+    /// beta: the variance added by each step.
+    pub betas: Vec<f64>,
+    /// abar: product of `1 - beta` up to and including t.
+    pub alphas_cumprod: Vec<f64>,
+    /// abar of the step before; 1 at t = 0.
+    pub alphas_cumprod_prev: Vec<f64>,
+    /// abar of the step after; 0 at the last one.
+    pub alphas_cumprod_next: Vec<f64>,
+    /// sqrt(abar).
+    pub sqrt_alphas_cumprod: Vec<f64>,
+    /// sqrt(1 - abar).
+    pub sqrt_one_minus_alphas_cumprod: Vec<f64>,
+    /// ln(1 - abar).
+    pub log_one_minus_alphas_cumprod: Vec<f64>,
+    /// sqrt(1 / abar).
+    pub sqrt_recip_alphas_cumprod: Vec<f64>,
+    /// sqrt(1 / abar - 1).
+    pub sqrt_recipm1_alphas_cumprod: Vec<f64>,
+    /// Variance of q(x_{t-1} | x_t, x_0); 0 at t = 0.
+    pub posterior_variance: Vec<f64>,
+    /// Its logarithm, with entry 1 standing in for the infinite entry 0.
+    pub posterior_log_variance_clipped: Vec<f64>,
+    /// Weight of x_0 in the mean of q(x_{t-1} | x_t, x_0).
+    pub posterior_mean_coef1: Vec<f64>,
+    /// Weight of x_t in the mean of q(x_{t-1} | x_t, x_0).
+    pub posterior_mean_coef2: Vec<f64>,
+}
+
+impl Tables {
+    /// The tables of a schedule given by its betas.
+    ///
+    /// # Errors
+    /// Fewer than 2 betas, or one that is not strictly between 0 and 1.
+    pub fn new(betas: &[f64]) -> Result<Self> {
+        let n = betas.len();
+        if n < 2 {
+            return Err(Error::Config(format!("a noise schedule needs at least 2 steps, not {n}")));
+        }
+        if let Some(t) = betas.iter().position(|&b| !(b > 0.0 && b < 1.0)) {
+            return Err(Error::Config(format!(
+                "noise schedule: beta of step {t} is {}, not between 0 and 1",
+                betas[t]
+            )));
+        }
+        let alphas_cumprod: Vec<f64> = betas
+            .iter()
+            .scan(1.0, |product, beta| {
+                *product *= 1.0 - beta;
+                Some(*product)
+            })
+            .collect();
+        let alphas_cumprod_prev: Vec<f64> =
+            std::iter::once(1.0).chain(alphas_cumprod[..n - 1].iter().copied()).collect();
+        let alphas_cumprod_next: Vec<f64> =
+            alphas_cumprod[1..].iter().copied().chain(std::iter::once(0.0)).collect();
+
+        let of_abar = |f: fn(f64) -> f64| alphas_cumprod.iter().map(|&a| f(a)).collect();
+        let of_step = |f: fn(f64, f64, f64) -> f64| -> Vec<f64> {
+            (0..n).map(|t| f(betas[t], alphas_cumprod[t], alphas_cumprod_prev[t])).collect()
+        };
+        let posterior_variance = of_step(|beta, abar, prev| beta * (1.0 - prev) / (1.0 - abar));
+        let posterior_log_variance_clipped =
+            (0..n).map(|t| posterior_variance[t.max(1)].ln()).collect();
+
+        Ok(Tables {
+            sqrt_alphas_cumprod: of_abar(f64::sqrt),
+            sqrt_one_minus_alphas_cumprod: of_abar(|a| (1.0 - a).sqrt()),
+            log_one_minus_alphas_cumprod: of_abar(|a| (1.0 - a).ln()),
+            sqrt_recip_alphas_cumprod: of_abar(|a| (1.0 / a).sqrt()),
+            sqrt_recipm1_alphas_cumprod: of_abar(|a| (1.0 / a - 1.0).sqrt()),
+            posterior_mean_coef1: of_step(|beta, abar, prev| beta * prev.sqrt() / (1.0 - abar)),
+            posterior_mean_coef2: of_step(|beta, abar, prev| {
+                (1.0 - prev) * (1.0 - beta).sqrt() / (1.0 - abar)
+            }),
+            posterior_variance,
+            posterior_log_variance_clipped,
+            betas: betas.to_vec(),
+            alphas_cumprod,
+            alphas_cumprod_prev,
+            alphas_cumprod_next,
+        })
+    }
+
+    /// Number of steps.
+    pub fn num_steps(&self) -> usize {
+        self.betas.len()
+    }
+
+    /// Logarithm of the variance of a DDPM step from step `i`.
+    ///
+    /// # Panics
+    /// If `i` is not below [`num_steps`](Self::num_steps).
+    pub fn log_variance(&self, i: usize, var_type: VarType) -> f64 {
+        match var_type {
+            VarType::FixedSmall => self.posterior_log_variance_clipped[i],
+            // The first step's own beta gives the image a worse likelihood.
+            VarType::FixedLarge if i == 0 => self.posterior_variance[1].ln(),
+            VarType::FixedLarge => self.betas[i].ln(),
+        }
+    }
+
+    /// The coefficients that noise an image to step `t`.
+    ///
+    /// # Panics
+    /// If `t` is not below [`num_steps`](Self::num_steps).
+    pub fn q_sample_coefs(&self, t: usize) -> QSampleCoefs {
+        QSampleCoefs {
+            sqrt_abar: self.sqrt_alphas_cumprod[t] as f32,
+            sqrt_one_minus_abar: self.sqrt_one_minus_alphas_cumprod[t] as f32,
+        }
+    }
+
+    /// The coefficients of the sampling step that leads from step `i` to
+    /// `i - 1` (from 0 to the image). `clip` limits x_0 to -1..=1.
+    ///
+    /// # Panics
+    /// If `i` is not below [`num_steps`](Self::num_steps).
+    pub fn update_for(
+        &self,
+        i: usize,
+        sampler: Sampler,
+        config: &DiffusionConfig,
+        clip: bool,
+    ) -> Update {
+        let (abar, prev) = (self.alphas_cumprod[i], self.alphas_cumprod_prev[i]);
+        let (kind, sigma) = match sampler {
+            Sampler::Ddpm => (UPDATE_DDPM, (0.5 * self.log_variance(i, config.var_type)).exp()),
+            Sampler::Ddim { eta } => (UPDATE_DDIM, ddim_sigma(abar, prev, eta)),
+        };
+        // With eta = 1 the difference can come out a rounding error below 0.
+        let dir = match sampler {
+            Sampler::Ddpm => 0.0,
+            Sampler::Ddim { .. } => (1.0 - prev - sigma * sigma).max(0.0).sqrt(),
+        };
+        Update {
+            kind,
+            predicts_x0: u32::from(config.mean_type == MeanType::XStart),
+            clip: u32::from(clip),
+            sqrt_recip_abar: self.sqrt_recip_alphas_cumprod[i] as f32,
+            sqrt_recipm1_abar: self.sqrt_recipm1_alphas_cumprod[i] as f32,
+            coef1: self.posterior_mean_coef1[i] as f32,
+            coef2: self.posterior_mean_coef2[i] as f32,
+            sqrt_abar_prev: prev.sqrt() as f32,
+            dir: dir as f32,
+            // The last step adds no noise: its result is the image.
+            sigma: if i == 0 { 0.0 } else { sigma as f32 },
+        }
+    }
+}
+
+/// Standard deviation of a DDIM step's noise (Song et al. 2021, eq. 16).
+fn ddim_sigma(abar: f64, prev: f64, eta: f64) -> f64 {
+    eta * ((1.0 - prev) / (1.0 - abar)).sqrt() * (1.0 - abar / prev).sqrt()
+}
+
+/// How to step from x_t to x_{t-1}.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sampler {
+    /// Ancestral sampling (Ho et al. 2020).
+    Ddpm,
+    /// Implicit sampling (Song et al. 2021).
+    Ddim {
+        /// 0 is deterministic, 1 adds as much noise as DDPM's posterior.
+        eta: f64,
+    },
+}
+
+impl Sampler {
+    /// Checks what the user chose.
+    ///
+    /// # Errors
+    /// An eta outside 0..=1: with more noise than that, the steps no longer
+    /// have a direction towards x_t to give (its variance turns negative).
+    pub fn validate(&self) -> Result<()> {
+        match *self {
+            Sampler::Ddim { eta } if !(0.0..=1.0).contains(&eta) => {
+                Err(Error::Config(format!("DDIM eta is {eta}, not between 0 and 1")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One sampling step for the fused kernel; its uniform, field by field.
+///
+/// With x = x_t, out = the network's output and z a standard normal:
+/// ```text
+/// x0 = predicts_x0 ? out : sqrt_recip_abar x - sqrt_recipm1_abar out
+/// x0 = clip ? clamp(x0, -1, 1) : x0
+/// DDPM: x_prev = coef1 x0 + coef2 x + sigma z
+/// DDIM: eps    = (sqrt_recip_abar x - x0) / sqrt_recipm1_abar
+///       x_prev = sqrt_abar_prev x0 + dir eps + sigma z
+/// ```
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub struct Update {
+    /// [`UPDATE_DDPM`] or [`UPDATE_DDIM`].
+    pub kind: u32,
+    /// 1 if the network predicts x_0, 0 if it predicts the noise.
+    pub predicts_x0: u32,
+    /// 1 to clamp x_0 to -1..=1.
+    pub clip: u32,
+    /// sqrt(1 / abar).
+    pub sqrt_recip_abar: f32,
+    /// sqrt(1 / abar - 1).
+    pub sqrt_recipm1_abar: f32,
+    /// DDPM: weight of x_0 in the posterior mean.
+    pub coef1: f32,
+    /// DDPM: weight of x_t in the posterior mean.
+    pub coef2: f32,
+    /// DDIM: sqrt(abar of the step before).
+    pub sqrt_abar_prev: f32,
+    /// DDIM: sqrt(1 - abar of the step before - sigma^2); 0 for DDPM.
+    pub dir: f32,
+    /// Standard deviation of the added noise; 0 at the last step.
+    pub sigma: f32,
+}
+
+/// CPU twin of the fused update for one element: `(x_prev, x0)`. Computed in
+/// float64 from the float32 coefficients and rounded once.
+pub fn apply_update(update: &Update, x: f32, model_out: f32, z: f32) -> (f32, f32) {
+    let (x_prev, x0) = apply_update_f64(update, x.into(), model_out.into(), z.into());
+    (x_prev as f32, x0 as f32)
+}
+
+/// [`apply_update`] without the final rounding.
+pub fn apply_update_f64(update: &Update, x: f64, model_out: f64, z: f64) -> (f64, f64) {
+    let recip = f64::from(update.sqrt_recip_abar);
+    let recipm1 = f64::from(update.sqrt_recipm1_abar);
+    let predicted = match update.predicts_x0 {
+        0 => recip * x - recipm1 * model_out,
+        _ => model_out,
+    };
+    let x0 = if update.clip == 0 { predicted } else { predicted.clamp(-1.0, 1.0) };
+    let mean = if update.kind == UPDATE_DDIM {
+        let eps = (recip * x - x0) / recipm1;
+        f64::from(update.sqrt_abar_prev) * x0 + f64::from(update.dir) * eps
+    } else {
+        f64::from(update.coef1) * x0 + f64::from(update.coef2) * x
+    };
+    (mean + f64::from(update.sigma) * z, x0)
+}
+
+/// What noises an image to one timestep.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub struct QSampleCoefs {
+    /// sqrt(abar), the weight of x_0.
+    pub sqrt_abar: f32,
+    /// sqrt(1 - abar), the weight of the noise.
+    pub sqrt_one_minus_abar: f32,
+}
+
+/// `x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise` for one element, computed in
+/// float64 and rounded once.
+pub fn q_sample(coefs: QSampleCoefs, x0: f32, noise: f32) -> f32 {
+    let signal = f64::from(coefs.sqrt_abar) * f64::from(x0);
+    (signal + f64::from(coefs.sqrt_one_minus_abar) * f64::from(noise)) as f32
+}

@@ -1,0 +1,75 @@
+//! Parameters as values: initialisation, and conversion from and to named
+//! tensors in the reference's layout.
+
+use crate::checkpoint::{Tensor, TensorFile};
+use crate::graph::{Init, ParamInfo};
+use crate::{Result, rng};
+
+/// Initial values as PyTorch's defaults would draw them (other random
+/// numbers, the same distributions), in device layout.
+pub fn initialise(params: &[ParamInfo], seed: u64) -> Vec<Vec<f32>> {
+    params.iter().enumerate().map(|(i, p)| initial(p, seed, i as u32)).collect()
+}
+
+fn initial(p: &ParamInfo, seed: u64, index: u32) -> Vec<f32> {
+    let mut values = vec![0.0; p.len()];
+    match p.init {
+        Init::Zeros => {}
+        Init::Ones => values.fill(1.0),
+        Init::Normal => rng::fill_normal(&mut values, seed, 0, rng::STREAM_INIT, index),
+        Init::Uniform(bound) => {
+            rng::fill_uniform(&mut values, seed, 0, rng::STREAM_INIT, index);
+            values.iter_mut().for_each(|v| *v = (2.0 * *v - 1.0) * bound);
+        }
+    }
+    values
+}
+
+/// Takes the tensors called `prefix` + name from `file`, in device layout.
+///
+/// # Errors
+/// A line that lists the first names that are missing or left over and the
+/// first shapes that differ.
+pub fn parameters(params: &[ParamInfo], file: &TensorFile, prefix: &str) -> std::result::Result<Vec<Vec<f32>>, String> {
+    let mut faults = Vec::new();
+    let mut values = Vec::with_capacity(params.len());
+    for p in params {
+        let name = format!("{prefix}{}", p.name);
+        match file.tensors.get(&name) {
+            None => faults.push(format!("{name} is missing")),
+            Some(t) if t.shape != p.file_shape() => {
+                faults.push(format!("{name} is {:?}, the network needs {:?}", t.shape, p.file_shape()))
+            }
+            Some(t) => match t.to_f32() {
+                Ok(v) => values.push(p.to_device(&v)),
+                Err(e) => faults.push(format!("{name}: {e}")),
+            },
+        }
+    }
+    let expected = |name: &str| params.iter().any(|p| name.strip_prefix(prefix) == Some(&p.name));
+    let extra = file.tensors.keys().filter(|k| k.starts_with(prefix) && !expected(k));
+    faults.extend(extra.map(|k| format!("{k} is not part of the network")));
+    match faults.len() {
+        0 => Ok(values),
+        n => {
+            faults.truncate(3);
+            let more = if n > 3 { format!(" (and {} more differences)", n - 3) } else { String::new() };
+            Err(format!("does not fit its configuration: {}{more}", faults.join("; ")))
+        }
+    }
+}
+
+/// Named tensors in the reference's layout from values in device layout.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a value has another length than its parameter.
+pub fn parameters_to_tensors(
+    params: &[ParamInfo],
+    values: &[Vec<f32>],
+    prefix: &str,
+) -> Result<Vec<(String, Tensor)>> {
+    let convert = |(p, v): (&ParamInfo, &Vec<f32>)| {
+        Ok((format!("{prefix}{}", p.name), Tensor::f32(p.file_shape(), p.to_file(v))?))
+    };
+    params.iter().zip(values).map(convert).collect()
+}

@@ -1,0 +1,60 @@
+//! Golden kind "unet": one forward pass. The inputs are rebuilt here and the
+//! outputs compared; what runs the network is handed in.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::common;
+use crate::common::golden::{ACT_LIMIT, Checker, Golden};
+
+/// Relative l2 error of activations and output, float32 against float32.
+const TOLERANCE: f64 = 2e-5;
+
+/// What to run: build the network of `model`, fill each parameter with
+/// `common::weight(salt, key, shape)`, and feed it x, t and y.
+pub struct Case<'a> {
+    pub salt: &'a str,
+    pub model: &'a Value,
+    /// [n, c, h, w].
+    pub shape: [usize; 4],
+    /// Row-major NCHW.
+    pub x: Vec<f32>,
+    pub t: Vec<f32>,
+    /// Labels of a class-conditional network.
+    pub y: Option<Vec<i64>>,
+}
+
+/// Compares what `run` returns by name ("out.y", "act.input_blocks.0", ...;
+/// whole tensors, row-major NCHW) with the file.
+pub fn check(
+    golden: &Golden,
+    run: impl FnOnce(&Case) -> Result<BTreeMap<String, Vec<f32>>, String>,
+) -> Result<(f64, String), String> {
+    let outputs = run(&case(golden)?)?;
+    let mut checker = Checker::new(golden);
+    for (name, values) in &outputs {
+        if name.starts_with("act.") {
+            checker.close_strided(name, values, ACT_LIMIT, TOLERANCE)?;
+        } else {
+            checker.close_f32(name, values, TOLERANCE)?;
+        }
+    }
+    checker.finish()
+}
+
+fn case(golden: &Golden) -> Result<Case<'_>, String> {
+    let salt = golden.config_str("salt")?;
+    let model = &golden.config["model"];
+    let t: Vec<f32> = golden.i64s("in.t")?.iter().map(|&t| t as f32).collect();
+    let y = match golden.tensors.contains_key("in.y") {
+        true => Some(golden.i64s("in.y")?.to_vec()),
+        false => None,
+    };
+    let [channels, size] =
+        [golden.config_usize("/model/in_channels")?, golden.config_usize("/model/image_size")?];
+    let shape = [t.len(), channels, size, size];
+    let x_scale = golden.config_f64("/x_scale")? as f32;
+    let x = common::input(salt, "in.x", x_scale, shape.iter().product());
+    Ok(Case { salt, model, shape, x, t, y })
+}

@@ -1,0 +1,70 @@
+//! Every variant of every kernel composes, parses, agrees with its Rust
+//! description, and is valid for Vulkan, Metal and DX12.
+
+use demist::kernel::{check, compose, parse};
+use demist::ops;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+#[test]
+fn every_variant_compiles_for_every_backend() {
+    let mut variants = 0;
+    for (kernel, all_defines) in ops::kernels() {
+        assert!(!all_defines.is_empty(), "{} has no variants", kernel.name);
+        for defines in all_defines {
+            assert_eq!(defines.len(), kernel.defines.len(), "{}: {defines:?}", kernel.name);
+            let wgsl = compose(kernel, &defines).unwrap();
+            let module = parse(kernel, &wgsl).unwrap();
+            check(kernel, &defines, &module).unwrap();
+            let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+                .validate(&module)
+                .unwrap_or_else(|e| panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl)));
+            write_all(kernel.name, &module, &info);
+            variants += 1;
+        }
+    }
+    assert!(variants > 50, "only {variants} variants");
+}
+
+fn write_all(name: &str, module: &naga::Module, info: &naga::valid::ModuleInfo) {
+    let spirv = naga::back::spv::write_vec(module, info, &Default::default(), None);
+    assert!(spirv.is_ok_and(|words| words.len() > 100), "{name}: SPIR-V");
+    let options = naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
+    let msl = naga::back::msl::write_string(module, info, &options, &Default::default());
+    assert!(msl.is_ok_and(|(text, _)| text.contains("kernel void")), "{name}: MSL");
+    let options = naga::back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let pipeline = naga::back::hlsl::PipelineOptions::default();
+    let mut text = String::new();
+    let written = naga::back::hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None);
+    assert!(written.is_ok() && text.contains("numthreads"), "{name}: HLSL");
+}
+
+#[test]
+fn every_shader_file_belongs_to_a_kernel_or_is_included() {
+    let used: Vec<&str> = ops::kernels().iter().map(|(k, _)| k.source).collect();
+    for entry in std::fs::read_dir("shaders").unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let included = used.iter().any(|s| s.contains(&format!("\"{name}\"")));
+        assert!(used.contains(&text.as_str()) || included, "{name} is not used by any kernel");
+    }
+}
+
+#[test]
+fn names_of_kernels_are_unique() {
+    let mut names: Vec<&str> = ops::kernels().iter().map(|(k, _)| k.name).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn a_disagreeing_description_is_found() {
+    let (kernel, variants) = &ops::kernels()[0];
+    let wgsl = compose(kernel, &variants[0]).unwrap();
+    let renamed = wgsl.replace("var<storage, read> x:", "var<storage, read> wrong:").replace("x[", "wrong[");
+    let module = parse(kernel, &renamed).unwrap();
+    let message = check(kernel, &variants[0], &module).unwrap_err().to_string();
+    assert!(message.contains("wrong"), "{message}");
+}

@@ -1,0 +1,134 @@
+//! Properties of plans, on graphs without a device.
+
+use demist::gpu::Caps;
+use demist::graph::{
+    DType, FileLayout, Graph, Init, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
+};
+use demist::ops::{self, Conv2d};
+
+/// A residual chain of `depth` blocks, each a checkpoint region on request.
+fn chain(depth: usize, checkpoint: bool) -> (Graph, TensorId, TensorId) {
+    let mut g = Graph::new();
+    let x = g.input("x", &[2, 8, 8, 8], DType::F32);
+    let mut h = g.scope("stem", |g| ops::conv2d(g, x, Conv2d::k3(8), None, None)).unwrap();
+    for i in 0..depth {
+        let block = |g: &mut Graph| {
+            g.scope(format!("b{i}"), |g| {
+                let a = g.scope("1", |g| ops::conv2d(g, h, Conv2d::k3(8), None, None)).unwrap();
+                let b = g.scope("2", |g| ops::conv2d(g, a, Conv2d::k3(8), None, None)).unwrap();
+                g.scope("3", |g| ops::conv2d(g, b, Conv2d::k3(8), None, Some(h))).unwrap()
+            })
+        };
+        h = if checkpoint { g.checkpoint(block) } else { block(&mut g) };
+    }
+    (g, x, h)
+}
+
+fn training_plan(depth: usize, checkpoint: bool, options: PlanOptions) -> Plan {
+    let (mut g, _, h) = chain(depth, checkpoint);
+    let shape = g.shape(h).to_vec();
+    let seed = g.input("seed", &shape, DType::F32);
+    let mut lower = Lower::new(&g, &Caps::default());
+    lower.forward().unwrap();
+    lower.backward(&[(h, seed)], &[]).unwrap();
+    Plan::new(&g, lower, &[h], options).unwrap()
+}
+
+#[test]
+fn plans_pass_the_independent_verifier() {
+    for checkpoint in [false, true] {
+        for no_reuse in [false, true] {
+            let plan = training_plan(5, checkpoint, PlanOptions { no_reuse });
+            verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_verifier_finds_a_clash() {
+    let mut plan = training_plan(3, false, PlanOptions { no_reuse: true });
+    for slot in plan.slots.of.values_mut() {
+        *slot = 0;
+    }
+    assert!(verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).is_err());
+}
+
+#[test]
+fn slots_are_shared_and_near_the_lower_bound() {
+    let shared = training_plan(6, false, PlanOptions::default());
+    let apart = training_plan(6, false, PlanOptions { no_reuse: true });
+    let (shared, apart) = (shared.report(), apart.report());
+    assert!(shared.slots < apart.slots, "{} of {}", shared.slots, apart.slots);
+    assert!(shared.slots >= shared.lower_bound);
+    assert!(shared.slots as f64 <= 1.1 * shared.lower_bound as f64, "{} over {}", shared.slots, shared.lower_bound);
+}
+
+#[test]
+fn inference_needs_no_more_as_the_network_grows() {
+    let peak = |depth| {
+        let (g, _, h) = chain(depth, false);
+        let mut lower = Lower::new(&g, &Caps::default());
+        lower.forward().unwrap();
+        Plan::new(&g, lower, &[h], PlanOptions::default()).unwrap().report().slots
+    };
+    assert_eq!(peak(3), peak(9));
+}
+
+#[test]
+fn checkpointing_trades_memory_for_work() {
+    let plain = training_plan(8, false, PlanOptions::default()).report();
+    let recomputed = training_plan(8, true, PlanOptions::default()).report();
+    assert!(recomputed.slots < plain.slots, "{} and {}", recomputed.slots, plain.slots);
+    assert!(recomputed.flops > plain.flops);
+}
+
+#[test]
+fn results_nobody_reads_are_not_computed() {
+    let (mut g, x, h) = chain(2, false);
+    let unused = g.scope("unused", |g| ops::conv2d(g, x, Conv2d::k1(4), None, None)).unwrap();
+    let plan_of = |keep: &[TensorId]| {
+        let mut lower = Lower::new(&g, &Caps::default());
+        lower.forward().unwrap();
+        Plan::new(&g, lower, keep, PlanOptions::default()).unwrap().dispatches.len()
+    };
+    assert_eq!(plan_of(&[h]) + 1, plan_of(&[h, unused]));
+}
+
+#[test]
+fn a_tensor_too_large_for_the_device_is_an_error_with_both_sizes() {
+    let (g, _, h) = chain(1, false);
+    let caps = Caps { max_binding: 1024, ..Caps::default() };
+    let mut lower = Lower::new(&g, &caps);
+    lower.forward().unwrap();
+    let message = Plan::new(&g, lower, &[h], PlanOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("4.00 KiB") && message.contains("1.00 KiB"), "{message}");
+}
+
+#[test]
+fn parameters_lie_aligned_in_chunks() {
+    let info = |n: usize| ParamInfo { name: format!("p{n}"), shape: vec![n], layout: FileLayout::Plain, init: Init::Zeros };
+    let params: Vec<_> = [1, 65, 64, 1000, 3].into_iter().map(info).collect();
+    let layout = ParamLayout::new(&params, 1024);
+    assert_eq!(layout.places, [(0, 0), (0, 64), (0, 192), (1, 0), (2, 0)]);
+    assert_eq!(layout.chunks, [256, 1024, 64]);
+}
+
+#[test]
+fn weights_survive_the_way_to_the_device_and_back() {
+    let info = |shape: &[usize], layout| ParamInfo { name: "w".into(), shape: shape.to_vec(), layout, init: Init::Zeros };
+    for p in [
+        info(&[3, 3, 5, 7], FileLayout::Conv2d),
+        info(&[1, 1, 5, 7], FileLayout::Conv1d),
+        info(&[5, 7], FileLayout::Linear),
+        info(&[35], FileLayout::Plain),
+    ] {
+        let file: Vec<f32> = (0..p.len()).map(|i| i as f32).collect();
+        assert_eq!(p.to_file(&p.to_device(&file)), file);
+    }
+    // Element [o=1, i=2, h=0, w=1] of OIHW lies at [h, w, i, o] on the device.
+    let p = info(&[3, 3, 5, 7], FileLayout::Conv2d);
+    let mut file = vec![0.0; p.len()];
+    file[((5 + 2) * 3) * 3 + 1] = 1.0;
+    assert_eq!(p.to_device(&file)[(5 + 2) * 7 + 1], 1.0);
+    assert_eq!(p.file_shape(), [7, 5, 3, 3]);
+}
