@@ -13,3 +13,9 @@ fn sigmoid(v: f32) -> f32 {
 fn sigmoid4(v: vec4<f32>) -> vec4<f32> {
     return 1.0 / (1.0 + exp(-v));
 }
+
+// Derivative of SiLU(v) = v * sigmoid(v).
+fn silu_slope4(v: vec4<f32>) -> vec4<f32> {
+    let s = sigmoid4(v);
+    return s * (1.0 + v * (1.0 - s));
+}

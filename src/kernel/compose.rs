@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 const INCLUDES: &[(&str, &str)] = &[
     ("common.wgsl", include_str!("../../shaders/common.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
+    ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
 ];
 
 /// Renders `kernel`'s template with one value per define.

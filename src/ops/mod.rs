@@ -3,12 +3,21 @@
 //! `tests/` use the same names.
 
 mod add;
+mod concat;
 mod conv2d;
+mod group_norm;
 mod linear;
+mod pixels;
+mod resample;
+mod silu;
 
 pub use add::add;
+pub use concat::concat;
 pub use conv2d::{Conv2d, conv2d};
+pub use group_norm::{GroupNorm, group_norm};
 pub use linear::linear;
+pub use resample::{downsample2, upsample2};
+pub use silu::silu;
 
 use crate::graph::{Launch, Lower, TensorId};
 use crate::kernel::Kernel;
@@ -28,6 +37,10 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut all = Vec::new();
     all.extend(conv2d::kernels());
     all.extend(add::kernels());
+    all.extend(concat::kernels());
+    all.extend(group_norm::kernels());
+    all.extend(resample::kernels());
+    all.extend(silu::kernels());
     all.push((&SUM_ROWS, vec![vec![0], vec![1]]));
     all
 }

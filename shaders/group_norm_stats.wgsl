@@ -1,0 +1,189 @@
+// Statistics of a group norm and its per-channel coefficients:
+//   y = a * (x - pivot) + b,   pivot = the channel's value in the image's first pixel,
+//   a = gamma * (1 + scale) * rstd,   b = beta * (1 + scale) + shift - a * (mean - pivot).
+// A workgroup owns a window of channels (whole groups) of one image: its
+// invocations stand on `rows` pixels times the window's channel quads and walk
+// down the pixels. Means and squared deviations are merged by Chan, Golub and
+// LeVeque's update ("Updating Formulae...", 1979), from blocks of four pixels
+// held in registers up to the group, relative to the pivot: neither a mean far
+// larger than the deviation nor an outlying pivot costs accuracy.
+// With OUT a workgroup covers one split of the pixels and writes (mean, squared
+// deviations) per channel; with IN those are read instead of x.
+{% include "common.wgsl" %}
+{% from "quad.wgsl" import load, one %}
+
+struct Params {
+    n: u32, hw: u32, c: u32, width: u32,
+    window: u32, windows: u32, pixels: u32, splits: u32,
+    eps: f32,
+}
+{% set T = "vec4<f32>" if VEC else "f32" %}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;                  // [n, hw, c]
+{% if not OUT %}
+@group(0) @binding(2) var<storage, read> weight: array<f32>;                 // [c]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;                   // [c]
+{% if EMB %}
+@group(0) @binding(4) var<storage, read> emb: array<f32>;                    // [n, 2, c]: scale, shift
+{% endif %}
+@group(0) @binding(5) var<storage, read_write> coefs: array<f32>;            // [n, 4, c]: a, b, mean - pivot, rstd
+{% endif %}
+{% if IN %}
+@group(0) @binding(6) var<storage, read> partials: array<f32>;                // [n, splits, 2, c]
+{% endif %}
+{% if OUT %}
+@group(0) @binding(7) var<storage, read_write> partials_out: array<f32>;      // [n, splits, 2, c]
+{% endif %}
+
+{% if not IN %}
+{{ load("x", VEC) }}
+var<workgroup> row_mean: array<f32, 256>;
+var<workgroup> row_m2: array<f32, 256>;
+{% endif %}
+{% if not OUT %}
+{{ one("x", VEC) }}
+var<workgroup> mean: array<f32, 256>;   // of a channel, later of a group
+var<workgroup> m2: array<f32, 256>;
+var<workgroup> rstd: array<f32, 256>;
+{% endif %}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let id = flat_group(group, groups);
+    let splits = {% if OUT %}p.splits{% else %}1u{% endif %};
+    if id >= p.n * splits * p.windows {
+        return;
+    }
+    let first = (id % p.windows) * p.window;
+    let channels = min(p.window, p.c - first);
+    let n = id / (p.windows * splits);
+    let image = n * p.hw * p.c;
+{% if not IN %}
+    let split = (id / p.windows) % splits;
+    let begin = split * p.pixels;
+    let end = min(p.hw, begin + p.pixels);
+    let quads = (channels + 3u) / 4u;
+    let rows = 64u / quads;
+    let row = local / quads;
+    if row < rows {
+        let c = first + (local % quads) * 4u;
+        let pivot = load_x(image, c);
+        let step = rows * p.c;
+        var at = image + (begin + row) * p.c;
+        var pixel = begin + row;
+        var blocks = 0.0;
+        var lane_mean = vec4<f32>(0.0);
+        var lane_m2 = vec4<f32>(0.0);
+        for (; pixel + 3u * rows < end; pixel += 4u * rows) {
+{% for i in range(4) %}
+            let v{{ i }} = load_x(at + {{ i }}u * step, c) - pivot;
+{% endfor %}
+            let block_mean = 0.25 * ((v0 + v1) + (v2 + v3));
+{% for i in range(4) %}
+            let d{{ i }} = v{{ i }} - block_mean;
+{% endfor %}
+            let delta = block_mean - lane_mean;
+            let part = 1.0 / (blocks + 1.0);
+            lane_mean += delta * part;
+            lane_m2 += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3) + (4.0 * blocks * part) * delta * delta;
+            blocks += 1.0;
+            at += 4u * step;
+        }
+        var seen = 4.0 * blocks;
+        for (; pixel < end; pixel += rows) {
+            let delta = load_x(at, c) - pivot - lane_mean;
+            let part = 1.0 / (seen + 1.0);
+            lane_mean += delta * part;
+            lane_m2 += (seen * part) * delta * delta;
+            seen += 1.0;
+            at += step;
+        }
+{% for k in range(4) %}
+        row_mean[local * 4u + {{ k }}u] = lane_mean[{{ k }}];
+        row_m2[local * 4u + {{ k }}u] = lane_m2[{{ k }}];
+{% endfor %}
+    }
+    workgroupBarrier();
+    let parts = min(rows, end - begin);
+    let total = f32(end - begin);
+{% else %}
+    let parts = p.splits;
+    let total = f32(p.hw);
+{% endif %}
+    // Merge the parts (rows or splits) of each channel.
+    for (var j = local; j < channels; j += 64u) {
+        var channel_mean = 0.0;
+        for (var part = 0u; part < parts; part += 1u) {
+{% if IN %}
+            let count = f32(min(p.hw - part * p.pixels, p.pixels));
+            let part_mean = partials[((n * p.splits + part) * 2u) * p.c + first + j];
+{% else %}
+            let count = f32((end - begin - part + rows - 1u) / rows);
+            let part_mean = row_mean[part * quads * 4u + j];
+{% endif %}
+            channel_mean += count * part_mean;
+        }
+        channel_mean /= total;
+        var channel_m2 = 0.0;
+        for (var part = 0u; part < parts; part += 1u) {
+{% if IN %}
+            let count = f32(min(p.hw - part * p.pixels, p.pixels));
+            let at = ((n * p.splits + part) * 2u) * p.c + first + j;
+            let delta = partials[at] - channel_mean;
+            channel_m2 += partials[at + p.c] + count * delta * delta;
+{% else %}
+            let count = f32((end - begin - part + rows - 1u) / rows);
+            let delta = row_mean[part * quads * 4u + j] - channel_mean;
+            channel_m2 += row_m2[part * quads * 4u + j] + count * delta * delta;
+{% endif %}
+        }
+{% if OUT %}
+        let at = ((n * splits + split) * 2u) * p.c + first + j;
+        partials_out[at] = channel_mean;
+        partials_out[at + p.c] = channel_m2;
+{% else %}
+        // Within a group, means are relative to its first channel's pivot.
+        mean[j] = channel_mean + (one_x(image + first + j) - one_x(image + first + j - j % p.width));
+        m2[j] = channel_m2;
+{% endif %}
+    }
+{% if not OUT %}
+    workgroupBarrier();
+    // Merge the channels of each group; only the group's own invocation
+    // touches its channels, so the result may replace them.
+    for (var g = local; g * p.width < channels; g += 64u) {
+        let start = g * p.width;
+        var group_mean = 0.0;
+        for (var j = start; j < start + p.width; j += 1u) {
+            group_mean += mean[j];
+        }
+        group_mean /= f32(p.width);
+        var group_m2 = 0.0;
+        for (var j = start; j < start + p.width; j += 1u) {
+            let delta = mean[j] - group_mean;
+            group_m2 += m2[j] + total * delta * delta;
+        }
+        mean[start] = group_mean;
+        rstd[start] = 1.0 / sqrt(group_m2 / (total * f32(p.width)) + p.eps);
+    }
+    workgroupBarrier();
+    for (var j = local; j < channels; j += 64u) {
+        let start = j - j % p.width;
+        let c = first + j;
+        let offset = mean[start] - (one_x(image + c) - one_x(image + first + start));
+        var gamma = weight[c];
+        var beta = bias[c];
+{% if EMB %}
+        let scale = 1.0 + emb[n * 2u * p.c + c];
+        gamma *= scale;
+        beta = beta * scale + emb[(n * 2u + 1u) * p.c + c];
+{% endif %}
+        let a = gamma * rstd[start];
+        let at = n * 4u * p.c + c;
+        coefs[at] = a;
+        coefs[at + p.c] = beta - a * offset;
+        coefs[at + 2u * p.c] = offset;
+        coefs[at + 3u * p.c] = rstd[start];
+    }
+{% endif %}
+}

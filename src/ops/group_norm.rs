@@ -1,0 +1,460 @@
+//! Group norm (Wu and He, 2018) with its two usual followers fused in: the
+//! timestep's scale and shift (AdaGN of Dhariwal and Nichol, 2021) and SiLU.
+//!
+//! Over the pixels and channels of a group of one image, with biased variance:
+//!     xhat = (x - mean) * rstd,   rstd = 1 / sqrt(var + eps),
+//!     z = (xhat * gamma + beta) * (1 + scale) + shift,   y = silu(z) or z.
+//! Both passes see z as one multiply-add per channel,
+//!     z = a * (x - pivot) + b,   pivot = x of the image's first pixel,
+//! whose coefficients the first kernel writes; subtracting the pivot is exact
+//! where the mean is far larger than the deviation, so nothing cancels.
+//!
+//! Backward keeps x and those coefficients. With dz = dy * silu'(z) and, per
+//! image and channel, S1 = sum dz and S2 = sum dz * xhat over the pixels:
+//!     dscale = gamma * S2 + beta * S1,          dshift = S1,
+//!     dgamma = sum over n of (1 + scale) * S2,  dbeta = the same of S1,
+//!     dx = rstd * (gamma * (1 + scale) * dz - c1 - xhat * c2),
+//! where c1 and c2 are a group's averages of gamma * (1 + scale) times dz and
+//! dz * xhat. Again dx = a * dz + k1 + k2 * (x - pivot).
+//!
+//! Two dispatches each way. A GPU with few images gets the pixels of the sums
+//! split over more workgroups, and a third dispatch that merges the parts.
+
+use super::pixels::{Blocks, wanted_invocations};
+use super::{GROUP, groups};
+use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
+use crate::kernel::{Kernel, accumulate, read, read_write, write};
+use crate::{Error, Result, params};
+
+params! {
+    struct StatsParams {
+        n: u32, hw: u32, c: u32, width: u32,
+        window: u32, windows: u32, pixels: u32, splits: u32,
+        eps: f32,
+    }
+}
+
+params! {
+    struct SumsParams {
+        n: u32, hw: u32, c: u32, width: u32,
+        window: u32, windows: u32, pixels: u32, splits: u32,
+    }
+}
+
+params! {
+    struct ApplyParams { n: u32, hw: u32, c: u32, quads: u32, pixels: u32, blocks: u32 }
+}
+
+params! {
+    struct GradsParams {
+        n: u32, hw: u32, c: u32, quads: u32, pixels: u32, blocks: u32, apply_groups: u32,
+    }
+}
+
+/// x (or the partials of an earlier launch) to coefficients (or partials).
+static STATS: Kernel = Kernel {
+    name: "group_norm_stats",
+    source: include_str!("../../shaders/group_norm_stats.wgsl"),
+    bindings: &[
+        read("x"),
+        read("weight").when("FINISH"),
+        read("bias").when("FINISH"),
+        read("emb").when("EMB"),
+        write("coefs").when("FINISH"),
+        read("partials").when("IN"),
+        write("partials_out").when("OUT"),
+    ],
+    params: StatsParams::FIELDS,
+    defines: &["VEC", "EMB", "IN", "OUT", "FINISH"],
+};
+
+static APPLY: Kernel = Kernel {
+    name: "group_norm_apply",
+    source: include_str!("../../shaders/group_norm_apply.wgsl"),
+    bindings: &[read("x"), read("coefs"), write("y")],
+    params: ApplyParams::FIELDS,
+    defines: &["VEC", "SILU"],
+};
+
+static SUMS: Kernel = Kernel {
+    name: "group_norm_sums",
+    source: include_str!("../../shaders/group_norm_sums.wgsl"),
+    bindings: &[
+        read("x").when("WALK"),
+        read("dy").when("WALK"),
+        read("coefs"),
+        read("weight").when("EMB"),
+        read("bias").when("EMB"),
+        read("emb").when("EMB"),
+        accumulate("demb").when("EMB"),
+        write("sums").when("FINISH"),
+        read("partials").when("IN"),
+        write("partials_out").when("OUT"),
+    ],
+    params: SumsParams::FIELDS,
+    defines: &["VEC", "SILU", "EMB", "ACC", "IN", "OUT", "FINISH", "WALK"],
+};
+
+// dweight and dbias are read only with ACC_PARAMS, but a kernel has one flag
+// for `accumulate`; parameter gradients share no memory, so the promise of a
+// full write is not missed.
+static GRADS: Kernel = Kernel {
+    name: "group_norm_grads",
+    source: include_str!("../../shaders/group_norm_grads.wgsl"),
+    bindings: &[
+        read("x"),
+        read("dy"),
+        read("coefs"),
+        read("sums"),
+        accumulate("dx"),
+        read_write("dweight"),
+        read_write("dbias"),
+    ],
+    params: GradsParams::FIELDS,
+    defines: &["VEC", "SILU", "ACC", "ACC_PARAMS"],
+};
+
+/// The parts of a reduction: all in one launch, or partials and their merging.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stage {
+    Whole,
+    Partial,
+    Merge,
+}
+
+impl Stage {
+    const ALL: [Stage; 3] = [Stage::Whole, Stage::Partial, Stage::Merge];
+
+    /// The defines IN, OUT, FINISH.
+    fn defines(self) -> [i64; 3] {
+        [self == Stage::Merge, self == Stage::Partial, self != Stage::Partial].map(i64::from)
+    }
+}
+
+fn stats_defines(stage: Stage, vec: bool, emb: bool) -> Vec<i64> {
+    let emb = emb && stage != Stage::Partial;
+    [&[vec.into(), emb.into()][..], &stage.defines()].concat()
+}
+
+fn sums_defines(stage: Stage, vec: bool, silu: bool, emb: bool, acc: bool) -> Vec<i64> {
+    let emb = emb && stage != Stage::Partial;
+    // Variants that do not differ in text share one set of values.
+    let walk = stage != Stage::Merge;
+    let flags = [vec && walk, silu && walk, emb, emb && acc].map(i64::from);
+    [&flags[..], &stage.defines(), &[walk.into()]].concat()
+}
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let mut stats = Vec::new();
+    let mut sums = Vec::new();
+    for bits in 0..16u32 {
+        let [vec, silu, emb, acc] = [1, 2, 4, 8].map(|b| bits & b != 0);
+        for stage in Stage::ALL {
+            stats.push(stats_defines(stage, vec, emb));
+            sums.push(sums_defines(stage, vec, silu, emb, acc));
+        }
+    }
+    for list in [&mut stats, &mut sums] {
+        list.sort();
+        list.dedup();
+    }
+    let flags = |n: usize| {
+        (0..1i64 << n).map(|bits| (0..n).map(|i| bits >> i & 1).collect()).collect::<Vec<_>>()
+    };
+    vec![(&STATS, stats), (&APPLY, flags(2)), (&SUMS, sums), (&GRADS, flags(4))]
+}
+
+/// Options of [`group_norm`].
+#[derive(Debug, Clone, Copy)]
+pub struct GroupNorm {
+    /// Runs of channels that are normalised together.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Apply SiLU to the result.
+    pub silu: bool,
+}
+
+impl GroupNorm {
+    /// The reference's GroupNorm32: 32 groups, eps 1e-5, no SiLU.
+    pub fn g32() -> Self {
+        GroupNorm { groups: 32, eps: 1e-5, silu: false }
+    }
+
+    /// The same followed by SiLU.
+    pub fn with_silu(self) -> Self {
+        GroupNorm { silu: true, ..self }
+    }
+}
+
+/// Most channels of a group: a workgroup holds a group's channels in its memory.
+const MAX_WIDTH: usize = 256;
+
+#[derive(Debug)]
+struct GroupNormOp {
+    options: GroupNorm,
+    n: usize,
+    hw: usize,
+    c: usize,
+    has_emb: bool,
+}
+
+/// Normalises `x` [n, h, w, c] with new parameters `weight` and `bias` [c] of
+/// the current scope. `emb` [n, 2c] modulates the result: its first half is
+/// the scale (1 is added to it), its second the shift.
+///
+/// # Errors
+/// [`Error::Shape`] if the groups do not divide the channels, a group has
+/// more than 256 channels, or emb does not fit.
+pub fn group_norm(
+    g: &mut Graph,
+    x: TensorId,
+    options: GroupNorm,
+    emb: Option<TensorId>,
+) -> Result<TensorId> {
+    let [n, h, w, c] = g.dims("group_norm", x)?;
+    let fail = |detail| Err(Error::shape("group_norm", detail));
+    if n * h * w * c == 0 {
+        return fail(format!("x {:?} is empty", g.shape(x)));
+    }
+    if options.groups == 0 || c % options.groups != 0 {
+        return fail(format!("{c} channels cannot be cut into {} groups", options.groups));
+    }
+    if c / options.groups > MAX_WIDTH {
+        let width = c / options.groups;
+        return fail(format!("a group has {width} channels, at most {MAX_WIDTH} are supported"));
+    }
+    if let Some(emb) = emb
+        && g.shape(emb) != [n, 2 * c]
+    {
+        return fail(format!("emb is {:?}, {:?} is needed", g.shape(emb), [n, 2 * c]));
+    }
+    let [weight, bias] = [("weight", Init::Ones), ("bias", Init::Zeros)].map(|(name, init)| {
+        g.param(ParamInfo { name: name.into(), shape: vec![c], layout: FileLayout::Plain, init })
+    });
+    let mut inputs = vec![x, weight, bias];
+    inputs.extend(emb);
+    let op = GroupNormOp { options, n, hw: h * w, c, has_emb: emb.is_some() };
+    Ok(g.push(op, &inputs, &[&[n, h, w, c], &[n, 4, c]])[0])
+}
+
+/// Channels that workgroups of the reductions cover, and splits of the pixels.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    vec: bool,
+    window: usize,
+    windows: usize,
+    pixels: usize,
+    splits: usize,
+}
+
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
+}
+
+/// Channels from which reads of one pixel are well coalesced (128 bytes).
+const WINDOW: usize = 32;
+
+impl GroupNormOp {
+    fn width(&self) -> usize {
+        self.c / self.options.groups
+    }
+
+    fn emb(&self, node: &Node) -> Option<TensorId> {
+        self.has_emb.then(|| node.inputs[3])
+    }
+
+    /// Windows hold whole groups, and whole quads for vector loads.
+    fn windows(&self, lower: &Lower) -> Windows {
+        let aligned = lcm(self.width(), 4);
+        let vec = self.c % 4 == 0 && aligned <= MAX_WIDTH;
+        let unit = if vec { aligned } else { self.width() };
+        let window = (unit * WINDOW.div_ceil(unit)).min(self.c);
+        let windows = self.c.div_ceil(window);
+        // A split should leave each invocation some pixels to walk, and on a
+        // software driver repay its second dispatch.
+        let rows = (GROUP as usize / window.div_ceil(4)).max(1);
+        let least = if lower.caps.software { 1024 * rows } else { 8 * rows };
+        let wanted = wanted_invocations(lower).div_ceil(GROUP as usize * self.n * windows);
+        let splits = wanted.min(self.hw / least).max(1);
+        let pixels = self.hw.div_ceil(splits);
+        Windows { vec, window, windows, pixels, splits: self.hw.div_ceil(pixels) }
+    }
+
+    fn sums_params(&self, w: Windows) -> SumsParams {
+        SumsParams {
+            n: self.n as u32,
+            hw: self.hw as u32,
+            c: self.c as u32,
+            width: self.width() as u32,
+            window: w.window as u32,
+            windows: w.windows as u32,
+            pixels: w.pixels as u32,
+            splits: w.splits as u32,
+        }
+    }
+
+    fn stats_params(&self, w: Windows) -> StatsParams {
+        let SumsParams { n, hw, c, width, window, windows, pixels, splits } = self.sums_params(w);
+        let eps = self.options.eps;
+        StatsParams { n, hw, c, width, window, windows, pixels, splits, eps }
+    }
+
+    fn elements(&self) -> u64 {
+        (self.n * self.hw * self.c) as u64
+    }
+
+    /// Runs `launch` for the whole reduction at once or for its two stages,
+    /// with the partials and the number of workgroups.
+    fn reduce(
+        &self,
+        lower: &mut Lower,
+        launch: impl Fn(&mut Lower, Windows, Stage, Option<TensorId>, u64) -> Result<()>,
+    ) -> Result<()> {
+        let w = self.windows(lower);
+        let workgroups = (self.n * w.windows) as u64;
+        if w.splits == 1 {
+            return launch(lower, w, Stage::Whole, None, workgroups);
+        }
+        let partials = lower.temp("partials", &[self.n, w.splits, 2, self.c]);
+        launch(lower, w, Stage::Partial, Some(partials), workgroups * w.splits as u64)?;
+        launch(lower, w, Stage::Merge, Some(partials), workgroups)
+    }
+
+    fn blocks(&self, lower: &Lower) -> Blocks {
+        Blocks::new(lower, self.n, self.hw, self.c.div_ceil(4))
+    }
+
+    /// S1, S2 and what follows from them; returns the sums [n, 4, c].
+    fn sums(&self, lower: &mut Lower, node: &Node, dy: TensorId) -> Result<TensorId> {
+        let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
+        let coefs = node.outputs[1];
+        let emb = self.emb(node);
+        let demb = emb.map(|e| {
+            lower
+                .grad_target(e)
+                .unwrap_or_else(|| (lower.temp("demb", &[self.n, 2 * self.c]), false))
+        });
+        let sums = lower.temp("sums", &[self.n, 4, self.c]);
+        self.reduce(lower, |lower, w, stage, partials, workgroups| {
+            let acc = demb.is_some_and(|d| d.1);
+            lower.launch(Launch {
+                kernel: &SUMS,
+                defines: &sums_defines(stage, w.vec, self.options.silu, emb.is_some(), acc),
+                params: bytemuck::bytes_of(&self.sums_params(w)),
+                bindings: &[
+                    Some(x),
+                    Some(dy),
+                    Some(coefs),
+                    Some(weight),
+                    Some(bias),
+                    emb,
+                    demb.map(|d| d.0),
+                    Some(sums),
+                    partials,
+                    partials,
+                ],
+                groups: workgroups,
+                flops: if stage == Stage::Merge { 0 } else { 12 * self.elements() },
+            })
+        })?;
+        Ok(sums)
+    }
+}
+
+impl Op for GroupNormOp {
+    fn name(&self) -> &'static str {
+        "group_norm"
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
+        let (y, coefs) = (node.outputs[0], node.outputs[1]);
+        let emb = self.emb(node);
+        self.reduce(lower, |lower, w, stage, partials, workgroups| {
+            lower.launch(Launch {
+                kernel: &STATS,
+                defines: &stats_defines(stage, w.vec, emb.is_some()),
+                params: bytemuck::bytes_of(&self.stats_params(w)),
+                bindings: &[
+                    Some(x),
+                    Some(weight),
+                    Some(bias),
+                    emb,
+                    Some(coefs),
+                    partials,
+                    partials,
+                ],
+                groups: workgroups,
+                flops: if stage == Stage::Merge { 0 } else { 6 * self.elements() },
+            })
+        })?;
+        let b = self.blocks(lower);
+        let p = ApplyParams {
+            n: self.n as u32,
+            hw: self.hw as u32,
+            c: self.c as u32,
+            quads: b.quads as u32,
+            pixels: b.pixels as u32,
+            blocks: b.blocks as u32,
+        };
+        lower.launch(Launch {
+            kernel: &APPLY,
+            defines: &[(self.c % 4 == 0).into(), self.options.silu.into()],
+            params: bytemuck::bytes_of(&p),
+            bindings: &[Some(x), Some(coefs), Some(y)],
+            groups: groups(b.invocations as u64),
+            flops: 8 * self.elements(),
+        })
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
+        let sums = self.sums(lower, node, dy)?;
+        // The parameters always want gradients; an x that does not (a network
+        // that begins with a norm) is no case worth a variant.
+        let Some((dweight, acc_params)) = lower.grad_target(weight) else { return Ok(()) };
+        let Some((dbias, _)) = lower.grad_target(bias) else { return Ok(()) };
+        let (dx, acc) = lower.grad_target(x).unwrap_or_else(|| {
+            let shape = lower.shape(x).to_vec();
+            (lower.temp("dx", &shape), false)
+        });
+        let b = self.blocks(lower);
+        let apply_groups = groups(b.invocations as u64);
+        let p = GradsParams {
+            n: self.n as u32,
+            hw: self.hw as u32,
+            c: self.c as u32,
+            quads: b.quads as u32,
+            pixels: b.pixels as u32,
+            blocks: b.blocks as u32,
+            apply_groups: apply_groups as u32,
+        };
+        lower.launch(Launch {
+            kernel: &GRADS,
+            defines: &[
+                (self.c % 4 == 0).into(),
+                self.options.silu.into(),
+                acc.into(),
+                acc_params.into(),
+            ],
+            params: bytemuck::bytes_of(&p),
+            bindings: &[
+                Some(x),
+                Some(dy),
+                Some(node.outputs[1]),
+                Some(sums),
+                Some(dx),
+                Some(dweight),
+                Some(dbias),
+            ],
+            groups: apply_groups + groups(self.c as u64),
+            flops: 16 * self.elements(),
+        })
+    }
+}

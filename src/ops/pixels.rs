@@ -1,0 +1,40 @@
+//! Division of work shared by the elementwise kernels that walk an image
+//! [rows, pixels, channels]: an invocation owns four channels of a few
+//! consecutive pixels, so neighbours read neighbouring channels and what
+//! belongs to a channel is loaded once.
+
+use super::GROUP;
+use crate::graph::Lower;
+
+/// Invocations that keep a device busy; a software driver needs a few
+/// workgroups per core, a GPU thousands of invocations.
+pub(super) fn wanted_invocations(lower: &Lower) -> usize {
+    (if lower.caps.software { 16 * GROUP } else { 512 * GROUP }) as usize
+}
+
+/// Most pixels per invocation.
+const MOST: usize = 32;
+
+/// How an image's pixels are dealt to invocations.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blocks {
+    /// Channel quads.
+    pub quads: usize,
+    /// Pixels per invocation.
+    pub pixels: usize,
+    /// Blocks of that many pixels per row.
+    pub blocks: usize,
+    /// Invocations in all.
+    pub invocations: usize,
+}
+
+impl Blocks {
+    /// Deals out `rows` times `pixels` pixels of `quads` channel quads; no
+    /// block crosses a row.
+    pub fn new(lower: &Lower, rows: usize, pixels: usize, quads: usize) -> Self {
+        let most = rows * pixels * quads / wanted_invocations(lower);
+        let each = most.clamp(1, MOST).min(pixels.max(1));
+        let blocks = pixels.div_ceil(each);
+        Blocks { quads, pixels: each, blocks, invocations: rows * blocks * quads }
+    }
+}

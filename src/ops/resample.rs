@@ -1,0 +1,110 @@
+//! Resampling by two without parameters: nearest-neighbour doubling and 2x2
+//! averages, NHWC.
+//!
+//!     up:    y[n, 2i+a, 2j+b, c] = x[n, i, j, c]            a, b = 0, 1
+//!     down:  y[n, i, j, c] = 1/4 * sum over a, b of x[n, 2i+a, 2j+b, c]
+//!
+//! Each is the other's transpose up to the factor, so the two kernels serve
+//! both directions: `spread` writes a pixel to four places, `gather` adds
+//! four pixels. Backward keeps nothing.
+
+use super::groups;
+use super::pixels::Blocks;
+use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
+use crate::kernel::{Kernel, accumulate, read};
+use crate::{Error, Result, params};
+
+params! {
+    struct Params { rows: u32, w: u32, c: u32, quads: u32, pixels: u32, blocks: u32, factor: f32 }
+}
+
+static RESAMPLE: Kernel = Kernel {
+    name: "resample",
+    source: include_str!("../../shaders/resample.wgsl"),
+    bindings: &[read("x"), accumulate("y")],
+    params: Params::FIELDS,
+    defines: &["VEC", "SPREAD", "ACC"],
+};
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let variants = (0..8).map(|bits| vec![bits & 1, bits >> 1 & 1, bits >> 2 & 1]).collect();
+    vec![(&RESAMPLE, variants)]
+}
+
+#[derive(Debug)]
+struct Resample {
+    up: bool,
+}
+
+/// Nearest-neighbour doubling: `x` [n, h, w, c] to [n, 2h, 2w, c].
+///
+/// # Errors
+/// [`Error::Shape`] if x is not of rank 4.
+pub fn upsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
+    let [n, h, w, c] = g.dims("upsample2", x)?;
+    Ok(g.push(Resample { up: true }, &[x], &[&[n, 2 * h, 2 * w, c]])[0])
+}
+
+/// 2x2 averages: `x` [n, h, w, c] to [n, h/2, w/2, c].
+///
+/// # Errors
+/// [`Error::Shape`] if x is not of rank 4, or its height or width is odd.
+pub fn downsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
+    let [n, h, w, c] = g.dims("downsample2", x)?;
+    if h % 2 != 0 || w % 2 != 0 {
+        let detail = format!("{h}x{w} pixels cannot be halved, both must be even");
+        return Err(Error::shape("downsample2", detail));
+    }
+    Ok(g.push(Resample { up: false }, &[x], &[&[n, h / 2, w / 2, c]])[0])
+}
+
+/// Spreads x over y (twice its height and width) or gathers x into y (half).
+fn launch(
+    lower: &mut Lower,
+    x: TensorId,
+    (y, acc): (TensorId, bool),
+    spread: bool,
+    factor: f32,
+) -> Result<()> {
+    let small = lower.shape(if spread { x } else { y });
+    let [rows, w, c] = [small[0] * small[1], small[2], small[3]];
+    let len = rows * w * c;
+    let b = Blocks::new(lower, rows, w, c.div_ceil(4));
+    let p = Params {
+        rows: rows as u32,
+        w: w as u32,
+        c: c as u32,
+        quads: b.quads as u32,
+        pixels: b.pixels as u32,
+        blocks: b.blocks as u32,
+        factor,
+    };
+    lower.launch(Launch {
+        kernel: &RESAMPLE,
+        defines: &[(c % 4 == 0).into(), spread.into(), acc.into()],
+        params: bytemuck::bytes_of(&p),
+        bindings: &[Some(x), Some(y)],
+        groups: groups(b.invocations as u64),
+        flops: 4 * len as u64,
+    })
+}
+
+impl Op for Resample {
+    fn name(&self) -> &'static str {
+        if self.up { "upsample2" } else { "downsample2" }
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let factor = if self.up { 1.0 } else { 0.25 };
+        launch(lower, node.inputs[0], (node.outputs[0], false), self.up, factor)
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let factor = if self.up { 1.0 } else { 0.25 };
+        match lower.grad_target(node.inputs[0]) {
+            Some(dx) => launch(lower, dy, dx, !self.up, factor),
+            None => Ok(()),
+        }
+    }
+}

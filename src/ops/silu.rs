@@ -1,0 +1,76 @@
+//! SiLU: y = x * sigmoid(x) (Hendrycks and Gimpel, 2016; Elfwing et al., 2017).
+//!
+//! Backward keeps x: dx = dy * s * (1 + x * (1 - s)) with s = sigmoid(x).
+//! After a norm it is fused into [`super::group_norm`].
+
+use super::groups;
+use crate::Result;
+use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
+use crate::kernel::{Kernel, accumulate, read};
+use crate::params;
+
+params! {
+    struct Params { len: u32 }
+}
+
+static SILU: Kernel = Kernel {
+    name: "silu",
+    source: include_str!("../../shaders/silu.wgsl"),
+    bindings: &[read("x"), read("dy").when("BACKWARD"), accumulate("y")],
+    params: Params::FIELDS,
+    defines: &["VEC", "BACKWARD", "ACC"],
+};
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let variants = [0, 1].map(|v| [vec![v, 0, 0], vec![v, 1, 0], vec![v, 1, 1]]);
+    vec![(&SILU, variants.concat())]
+}
+
+#[derive(Debug)]
+struct Silu;
+
+/// y = x * sigmoid(x), any shape.
+///
+/// # Errors
+/// None at present; the type matches the other ops.
+pub fn silu(g: &mut Graph, x: TensorId) -> Result<TensorId> {
+    let shape = g.shape(x).to_vec();
+    Ok(g.push(Silu, &[x], &[&shape])[0])
+}
+
+fn launch(
+    lower: &mut Lower,
+    x: TensorId,
+    dy: Option<TensorId>,
+    y: TensorId,
+    acc: bool,
+) -> Result<()> {
+    let len = lower.shape(x).iter().product::<usize>();
+    let p = Params { len: len as u32 };
+    lower.launch(Launch {
+        kernel: &SILU,
+        defines: &[(len % 4 == 0).into(), dy.is_some().into(), acc.into()],
+        params: bytemuck::bytes_of(&p),
+        bindings: &[Some(x), dy, Some(y)],
+        groups: groups((len as u64).div_ceil(4)),
+        flops: 8 * len as u64,
+    })
+}
+
+impl Op for Silu {
+    fn name(&self) -> &'static str {
+        "silu"
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        launch(lower, node.inputs[0], None, node.outputs[0], false)
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        match lower.grad_target(node.inputs[0]) {
+            Some((dx, acc)) => launch(lower, node.inputs[0], Some(dy), dx, acc),
+            None => Ok(()),
+        }
+    }
+}
