@@ -20,7 +20,13 @@ struct Shape {
     stride: usize,
 }
 
-const fn shape(n: usize, [h, w]: [usize; 2], [cin, cout]: [usize; 2], kernel: usize, stride: usize) -> Shape {
+const fn shape(
+    n: usize,
+    [h, w]: [usize; 2],
+    [cin, cout]: [usize; 2],
+    kernel: usize,
+    stride: usize,
+) -> Shape {
     Shape { n, h, w, cin, cout, kernel, stride }
 }
 
@@ -64,7 +70,8 @@ fn check_conv(s: Shape, emb: bool, residual: bool) {
         inputs,
         integers: vec![],
         build: Box::new(move |g, x, _| {
-            let options = ops::Conv2d { kernel: s.kernel, stride: s.stride, ..ops::Conv2d::k3(s.cout) };
+            let options =
+                ops::Conv2d { kernel: s.kernel, stride: s.stride, ..ops::Conv2d::k3(s.cout) };
             let e = emb.then(|| x[1]);
             let r = residual.then(|| x[1 + usize::from(emb)]);
             ops::conv2d(g, x[0], options, e, r)
@@ -107,7 +114,11 @@ fn conv2d_of_network_sizes() {
 
 #[test]
 fn conv2d_with_fused_additions() {
-    for s in [shape(3, [5, 4], [8, 12], 3, 1), shape(2, [3, 3], [3, 5], 3, 1), shape(2, [6, 5], [4, 8], 3, 2)] {
+    for s in [
+        shape(3, [5, 4], [8, 12], 3, 1),
+        shape(2, [3, 3], [3, 5], 3, 1),
+        shape(2, [6, 5], [4, 8], 3, 2),
+    ] {
         for (emb, residual) in [(true, false), (false, true), (true, true)] {
             check_conv(s, emb, residual);
         }
@@ -147,7 +158,8 @@ fn wrong_shapes_are_errors_that_name_the_op() {
     let mut g = Graph::new();
     let x = g.input("x", &[1, 4, 4, 8], DType::F32);
     let e = g.input("e", &[1, 5], DType::F32);
-    let message = ops::conv2d(&mut g, x, ops::Conv2d::k3(4), Some(e), None).unwrap_err().to_string();
+    let message =
+        ops::conv2d(&mut g, x, ops::Conv2d::k3(4), Some(e), None).unwrap_err().to_string();
     assert!(message.contains("conv2d") && message.contains("[1, 5]"), "{message}");
     let flat = g.input("flat", &[4, 4], DType::F32);
     assert!(ops::conv2d(&mut g, flat, ops::Conv2d::k3(4), None, None).is_err());

@@ -17,7 +17,9 @@ fn every_variant_compiles_for_every_backend() {
             check(kernel, &defines, &module).unwrap();
             let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
                 .validate(&module)
-                .unwrap_or_else(|e| panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl)));
+                .unwrap_or_else(|e| {
+                    panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl))
+                });
             write_all(kernel.name, &module, &info);
             variants += 1;
         }
@@ -34,7 +36,8 @@ fn write_all(name: &str, module: &naga::Module, info: &naga::valid::ModuleInfo) 
     let options = naga::back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
     let pipeline = naga::back::hlsl::PipelineOptions::default();
     let mut text = String::new();
-    let written = naga::back::hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None);
+    let written =
+        naga::back::hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None);
     assert!(written.is_ok() && text.contains("numthreads"), "{name}: HLSL");
 }
 
@@ -63,7 +66,8 @@ fn names_of_kernels_are_unique() {
 fn a_disagreeing_description_is_found() {
     let (kernel, variants) = &ops::kernels()[0];
     let wgsl = compose(kernel, &variants[0]).unwrap();
-    let renamed = wgsl.replace("var<storage, read> x:", "var<storage, read> wrong:").replace("x[", "wrong[");
+    let renamed =
+        wgsl.replace("var<storage, read> x:", "var<storage, read> wrong:").replace("x[", "wrong[");
     let module = parse(kernel, &renamed).unwrap();
     let message = check(kernel, &variants[0], &module).unwrap_err().to_string();
     assert!(message.contains("wrong"), "{message}");

@@ -2,7 +2,8 @@
 
 use demist::gpu::Caps;
 use demist::graph::{
-    DType, FileLayout, Graph, Init, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
+    DType, FileLayout, Graph, Init, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, TensorId,
+    verify_slots,
 };
 use demist::ops::{self, Conv2d};
 
@@ -60,7 +61,12 @@ fn slots_are_shared_and_near_the_lower_bound() {
     let (shared, apart) = (shared.report(), apart.report());
     assert!(shared.slots < apart.slots, "{} of {}", shared.slots, apart.slots);
     assert!(shared.slots >= shared.lower_bound);
-    assert!(shared.slots as f64 <= 1.1 * shared.lower_bound as f64, "{} over {}", shared.slots, shared.lower_bound);
+    assert!(
+        shared.slots as f64 <= 1.1 * shared.lower_bound as f64,
+        "{} over {}",
+        shared.slots,
+        shared.lower_bound
+    );
 }
 
 #[test]
@@ -106,7 +112,12 @@ fn a_tensor_too_large_for_the_device_is_an_error_with_both_sizes() {
 
 #[test]
 fn parameters_lie_aligned_in_chunks() {
-    let info = |n: usize| ParamInfo { name: format!("p{n}"), shape: vec![n], layout: FileLayout::Plain, init: Init::Zeros };
+    let info = |n: usize| ParamInfo {
+        name: format!("p{n}"),
+        shape: vec![n],
+        layout: FileLayout::Plain,
+        init: Init::Zeros,
+    };
     let params: Vec<_> = [1, 65, 64, 1000, 3].into_iter().map(info).collect();
     let layout = ParamLayout::new(&params, 1024);
     assert_eq!(layout.places, [(0, 0), (0, 64), (0, 192), (1, 0), (2, 0)]);
@@ -115,7 +126,12 @@ fn parameters_lie_aligned_in_chunks() {
 
 #[test]
 fn weights_survive_the_way_to_the_device_and_back() {
-    let info = |shape: &[usize], layout| ParamInfo { name: "w".into(), shape: shape.to_vec(), layout, init: Init::Zeros };
+    let info = |shape: &[usize], layout| ParamInfo {
+        name: "w".into(),
+        shape: shape.to_vec(),
+        layout,
+        init: Init::Zeros,
+    };
     for p in [
         info(&[3, 3, 5, 7], FileLayout::Conv2d),
         info(&[1, 1, 5, 7], FileLayout::Conv1d),

@@ -82,7 +82,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
 
     println!("drawing from the shipped network ({} images seen)", info.progress.images_seen);
     let classes = info.model.num_classes.unwrap_or(1);
-    let labels: Vec<u32> = (0..classes as u32).flat_map(|c| std::iter::repeat_n(c, COLUMNS)).collect();
+    let labels: Vec<u32> =
+        (0..classes as u32).flat_map(|c| std::iter::repeat_n(c, COLUMNS)).collect();
     let count = labels.len();
     let loaded = load(ctx, &shipped, info, &file, count)?;
     let sampling = SampleOptions {
@@ -99,7 +100,10 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         .row_labels(loaded.info.data.classes.iter().cloned())
         .title("drawn by the shipped network, one row a class")
         .footer(format!("{} DDIM steps, seed {}, {device}", args.sample_steps, args.seed))
-        .save(&path, &[("Software", "demist"), ("Comment", &command_line()), ("Source", &device)])?;
+        .save(
+            &path,
+            &[("Software", "demist"), ("Comment", &command_line()), ("Source", &device)],
+        )?;
     println!();
     println!("pictures    {}", path.display());
     println!("loss plot   {}", args.out.join("loss.png").display());

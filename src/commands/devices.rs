@@ -15,7 +15,10 @@ pub fn run() -> Result<()> {
         println!("{i}: {}{}", a.name, if i == 0 { "  (default)" } else { "" });
         println!("   type       {} via {}", a.kind, a.backend);
         println!("   driver     {}", a.driver);
-        println!("   features   {}", if a.features.is_empty() { "none".into() } else { a.features.join(", ") });
+        println!(
+            "   features   {}",
+            if a.features.is_empty() { "none".into() } else { a.features.join(", ") }
+        );
         println!(
             "   limits     {} a buffer, {} a binding, {} workgroup memory, {} invocations a workgroup",
             human_bytes(a.max_buffer),

@@ -34,7 +34,10 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     print_model(&model);
     println!(
         "diffusion   {} steps, {:?} schedule, predicts {:?}, variance {:?}",
-        diffusion.diffusion_steps, diffusion.noise_schedule, diffusion.mean_type, diffusion.var_type
+        diffusion.diffusion_steps,
+        diffusion.noise_schedule,
+        diffusion.mean_type,
+        diffusion.var_type
     );
     // Only sizes matter here; a device may bind less, which its own plan then says.
     let caps = Caps { max_binding: u64::MAX / 8, max_buffer: u64::MAX / 8, ..Caps::default() };
@@ -43,9 +46,13 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     let parameters: usize = wiring.graph.params.iter().map(|p| p.len()).sum();
     println!("parameters  {parameters} in {} tensors", wiring.graph.params.len());
     let report = plan.report();
-    println!("work        {:.2} GMAC an image forward", report.flops as f64 / 2e9 / args.batch as f64);
+    println!(
+        "work        {:.2} GMAC an image forward",
+        report.flops as f64 / 2e9 / args.batch as f64
+    );
     print_plan("inference", args.batch, &report, report.params);
-    let image_channels = model.out_channels == model.in_channels || model.out_channels == 2 * model.in_channels;
+    let image_channels =
+        model.out_channels == model.in_channels || model.out_channels == 2 * model.in_channels;
     if image_channels {
         let train = demist::train::plan_report(&caps, &model, &diffusion, args.batch)?;
         // Weights, gradients, two moments and the average.
@@ -61,7 +68,10 @@ fn named(file: &Path) -> Option<UNetConfig> {
 fn hint(e: demist::Error, file: &Path) -> demist::Error {
     match e {
         demist::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            demist::Error::file(file, format!("no such file, and no preset of that name ({})", preset_names().join(", ")))
+            demist::Error::file(
+                file,
+                format!("no such file, and no preset of that name ({})", preset_names().join(", ")),
+            )
         }
         other => other,
     }
@@ -69,8 +79,16 @@ fn hint(e: demist::Error, file: &Path) -> demist::Error {
 
 fn print_file(path: &Path, info: &NetworkInfo) {
     println!("file        {} (holds {})", path.display(), info.holds);
-    println!("trained     {} steps, {} images seen, on {}", info.progress.step, info.progress.images_seen, info.device);
-    println!("data        {} ({} images): {}", info.data.source, info.data.images, info.data.classes.join(", "));
+    println!(
+        "trained     {} steps, {} images seen, on {}",
+        info.progress.step, info.progress.images_seen, info.device
+    );
+    println!(
+        "data        {} ({} images): {}",
+        info.data.source,
+        info.data.images,
+        info.data.classes.join(", ")
+    );
     println!("recipe      {}", info.command);
     let t = &info.training;
     println!(
@@ -82,9 +100,17 @@ fn print_file(path: &Path, info: &NetworkInfo) {
 fn print_model(m: &UNetConfig) {
     println!(
         "network     {}x{} pixels, {} channels in, {} out, width {}, multipliers {:?}, {} residual blocks a level",
-        m.image_size, m.image_size, m.in_channels, m.out_channels, m.model_channels, m.channel_mult, m.num_res_blocks
+        m.image_size,
+        m.image_size,
+        m.in_channels,
+        m.out_channels,
+        m.model_channels,
+        m.channel_mult,
+        m.num_res_blocks
     );
-    let heads = m.num_head_channels.map_or(format!("{} heads", m.num_heads), |d| format!("{d} channels a head"));
+    let heads = m
+        .num_head_channels
+        .map_or(format!("{} heads", m.num_heads), |d| format!("{d} channels a head"));
     println!(
         "            attention at 1/{:?} of the size, {heads}, {}, {}, dropout {}",
         m.attention_resolutions,

@@ -23,7 +23,8 @@ fn open_device(selector: Option<&str>) -> Result<Gpu> {
 /// A bar with elapsed time, ETA and a message.
 fn bar(total: u64, what: &str) -> ProgressBar {
     let bar = ProgressBar::new(total);
-    let template = format!("{what} {{wide_bar}} {{pos}}/{{len}}  {{elapsed}} (eta {{eta}})  {{msg}}");
+    let template =
+        format!("{what} {{wide_bar}} {{pos}}/{{len}}  {{elapsed}} (eta {{eta}})  {{msg}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }

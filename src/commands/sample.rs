@@ -91,7 +91,16 @@ fn choose_labels(args: &Args, info: &NetworkInfo) -> Result<Vec<u32>> {
         };
     };
     if args.classes.is_empty() {
-        let draw = |i| demist::rng::uniform_below(args.seed, 0, demist::rng::STREAM_LABEL, i, 0, classes as u32);
+        let draw = |i| {
+            demist::rng::uniform_below(
+                args.seed,
+                0,
+                demist::rng::STREAM_LABEL,
+                i,
+                0,
+                classes as u32,
+            )
+        };
         return Ok((0..args.count as u32).map(draw).collect());
     }
     let wanted: Vec<u32> = if args.classes.iter().any(|c| c == "all") {
@@ -108,9 +117,17 @@ fn check_writable(out: &Path) -> Result<()> {
     tempfile::tempfile_in(parent).map(|_| ()).map_err(|e| Error::io("write to", parent, e))
 }
 
-fn write(args: &Args, info: &NetworkInfo, pixels: &[u8], labels: &[u32], count: usize, device: &str) -> Result<()> {
+fn write(
+    args: &Args,
+    info: &NetworkInfo,
+    pixels: &[u8],
+    labels: &[u32],
+    count: usize,
+    device: &str,
+) -> Result<()> {
     let (size, channels) = (info.model.image_size, info.model.in_channels);
-    let name = |l: &u32| info.data.classes.get(*l as usize).cloned().unwrap_or_else(|| l.to_string());
+    let name =
+        |l: &u32| info.data.classes.get(*l as usize).cloned().unwrap_or_else(|| l.to_string());
     let recipe = command_line();
     let text = [("Software", "demist"), ("Comment", recipe.as_str()), ("Source", device)];
     match args.out.extension().and_then(|e| e.to_str()) {
@@ -136,7 +153,14 @@ fn write(args: &Args, info: &NetworkInfo, pixels: &[u8], labels: &[u32], count: 
             std::fs::create_dir_all(&args.out).map_err(|e| Error::io("create", &args.out, e))?;
             for (i, image) in pixels.chunks(size * size * channels).enumerate() {
                 let class = labels.get(i).map(|l| format!("{}_", name(l))).unwrap_or_default();
-                image::save_png(&args.out.join(format!("{class}{i:05}.png")), image, size, size, channels, &text)?;
+                image::save_png(
+                    &args.out.join(format!("{class}{i:05}.png")),
+                    image,
+                    size,
+                    size,
+                    channels,
+                    &text,
+                )?;
             }
             Ok(())
         }

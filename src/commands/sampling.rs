@@ -20,7 +20,13 @@ pub struct Loaded {
 }
 
 /// Uploads `file`'s weights and compiles for batches of `batch`.
-pub fn load(ctx: Context, path: &Path, info: NetworkInfo, file: &TensorFile, batch: usize) -> Result<Loaded> {
+pub fn load(
+    ctx: Context,
+    path: &Path,
+    info: NetworkInfo,
+    file: &TensorFile,
+    batch: usize,
+) -> Result<Loaded> {
     let wiring = SamplingGraph::new(&info.model, batch, false)?;
     let plan = wiring.plan(&ctx.gpu.caps, false)?;
     let params = &wiring.graph.params;
@@ -29,7 +35,8 @@ pub fn load(ctx: Context, path: &Path, info: NetworkInfo, file: &TensorFile, bat
     let values = parameters(params, file, prefix).map_err(|e| Error::file(path, e))?;
     let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights])?;
     flat.write(ctx.gpu, FlatKind::Weights, params, &values)?;
-    let sampler = ImageSampler::new(ctx, &info.model, &info.diffusion, batch, &flat, FlatKind::Weights)?;
+    let sampler =
+        ImageSampler::new(ctx, &info.model, &info.diffusion, batch, &flat, FlatKind::Weights)?;
     Ok(Loaded { info, sampler, _flat: flat })
 }
 
@@ -44,7 +51,8 @@ pub fn draw(
     stop: &StopFlag,
 ) -> Result<Vec<u8>> {
     let batch = loaded.sampler.batch();
-    let steps = demist::diffusion::SpacedSchedule::new(&loaded.info.diffusion, &options.respacing)?.num_steps();
+    let steps = demist::diffusion::SpacedSchedule::new(&loaded.info.diffusion, &options.respacing)?
+        .num_steps();
     let bar = bar((steps * count.div_ceil(batch)) as u64, "sampling");
     let mut images = Vec::new();
     for first in (0..count).step_by(batch) {
@@ -52,12 +60,16 @@ pub fn draw(
         let labels = if labels.is_empty() { labels } else { &labels[first..first + n] };
         let drawn = loaded.sampler.sample(ctx, options, first as u64, labels, n, &mut |_, _| {
             bar.inc(1);
-            let rate = bar.position() as f64 / steps as f64 * batch as f64 / bar.elapsed().as_secs_f64();
+            let rate =
+                bar.position() as f64 / steps as f64 * batch as f64 / bar.elapsed().as_secs_f64();
             bar.set_message(format!("{rate:.2} images/s"));
             if stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
         })?;
         if drawn.iter().any(|v| !v.is_finite()) {
-            return Err(Error::Device(format!("{} produced pixels that are not finite", ctx.gpu.summary.name)));
+            return Err(Error::Device(format!(
+                "{} produced pixels that are not finite",
+                ctx.gpu.summary.name
+            )));
         }
         images.extend(to_u8(&drawn));
     }

@@ -159,7 +159,8 @@ struct TrainArgs {
 
 /// Trains.
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
-    let saved = if args.resume { Some(read_info(&args.out.join("state.safetensors"))?) } else { None };
+    let saved =
+        if args.resume { Some(read_info(&args.out.join("state.safetensors"))?) } else { None };
     if !args.resume && args.out.join("state.safetensors").exists() {
         return Err(Error::Config(format!(
             "{} holds a run already; continue it with --resume or choose another --out",
@@ -187,7 +188,9 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         sample_every: args.sample_every,
         time_limit: match args.time_limit {
             Some(m) if m > 0.0 && m.is_finite() => Some(Duration::from_secs_f64(m * 60.0)),
-            Some(m) => return Err(Error::Config(format!("a time limit of {m} minutes is impossible"))),
+            Some(m) => {
+                return Err(Error::Config(format!("a time limit of {m} minutes is impossible")));
+            }
             None => None,
         },
     };
@@ -205,7 +208,11 @@ fn resume_line(args: &Args) -> String {
 }
 
 /// Opens a data set, reporting what had to be skipped.
-pub fn open_data(path: &Path, image_size: Option<usize>, channels: Option<usize>) -> Result<Dataset> {
+pub fn open_data(
+    path: &Path,
+    image_size: Option<usize>,
+    channels: Option<usize>,
+) -> Result<Dataset> {
     let options = DataOptions { image_size, channels, ..Default::default() };
     let dataset = Dataset::open(path, &options)?;
     for (file, reason) in dataset.skipped() {
@@ -284,7 +291,10 @@ fn new_run(args: &Args, dataset: &Dataset) -> Result<NetworkInfo> {
 fn model_config(m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
     let mut c = match &m.preset {
         Some(name) => preset(name).ok_or_else(|| {
-            Error::Config(format!("unknown preset `{name}`; there are {}", preset_names().join(", ")))
+            Error::Config(format!(
+                "unknown preset `{name}`; there are {}",
+                preset_names().join(", ")
+            ))
         })?,
         None => default_model(dataset.size()),
     };
@@ -298,7 +308,8 @@ fn model_config(m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
     }
     c.in_channels = dataset.channels();
     c.out_channels = dataset.channels();
-    c.num_classes = (!m.unconditional && dataset.classes().len() > 1).then_some(dataset.classes().len());
+    c.num_classes =
+        (!m.unconditional && dataset.classes().len() > 1).then_some(dataset.classes().len());
     if let Some(v) = m.num_channels {
         c.model_channels = v;
     }
@@ -339,7 +350,9 @@ fn diffusion_config(d: &DiffusionArgs) -> Result<DiffusionConfig> {
             "linear" => NoiseSchedule::Linear,
             "cosine" => NoiseSchedule::Cosine,
             other => {
-                return Err(Error::Config(format!("unknown noise schedule `{other}`; there are linear, cosine")));
+                return Err(Error::Config(format!(
+                    "unknown noise schedule `{other}`; there are linear, cosine"
+                )));
             }
         },
         mean_type: if d.predict_xstart { MeanType::XStart } else { MeanType::Epsilon },
@@ -380,10 +393,14 @@ pub fn train_with_bar(
                 }
             }
             Event::NotFinite { step } => {
-                bar.suspend(|| eprintln!("step {step}: loss or gradient not finite, update skipped"));
+                bar.suspend(|| {
+                    eprintln!("step {step}: loss or gradient not finite, update skipped")
+                });
             }
             Event::Wrote(path) => {
-                if path.extension().is_some_and(|e| e == "png") && path.parent() != Some(&options.folder) {
+                if path.extension().is_some_and(|e| e == "png")
+                    && path.parent() != Some(&options.folder)
+                {
                     bar.suspend(|| println!("samples: {}", path.display()));
                 }
             }
@@ -395,7 +412,10 @@ pub fn train_with_bar(
         eprintln!("{skipped} unreadable images were skipped");
     }
     let p = outcome.progress;
-    println!("{} steps, {} images seen, {:.1} images/s", p.step, p.images_seen, outcome.images_per_second);
+    println!(
+        "{} steps, {} images seen, {:.1} images/s",
+        p.step, p.images_seen, outcome.images_per_second
+    );
     if let Some((first, last)) = outcome.losses {
         println!("loss {first:.4} -> {last:.4}");
     }

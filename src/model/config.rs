@@ -121,12 +121,15 @@ impl UNetConfig {
             }
             for decoder in [false, true] {
                 let heads = self.heads(channels, decoder);
-                let attends = self.attention_resolutions.contains(&(1 << level)) || level + 1 == levels;
+                let attends =
+                    self.attention_resolutions.contains(&(1 << level)) || level + 1 == levels;
                 if attends && (heads == 0 || channels % heads != 0) {
                     return fail(format!("{channels} channels do not divide into {heads} heads"));
                 }
                 if attends && self.num_head_channels.is_some_and(|d| channels % d != 0) {
-                    return fail(format!("{channels} channels are no multiple of num_head_channels"));
+                    return fail(format!(
+                        "{channels} channels are no multiple of num_head_channels"
+                    ));
                 }
             }
         }

@@ -4,7 +4,12 @@ use super::UNetConfig;
 
 /// What most of ADM's networks share: AdaGN, residual resampling, learned
 /// variance, 64 channels a head.
-fn adm(image_size: usize, model_channels: usize, channel_mult: &[f64], attention_sizes: &[usize]) -> UNetConfig {
+fn adm(
+    image_size: usize,
+    model_channels: usize,
+    channel_mult: &[f64],
+    attention_sizes: &[usize],
+) -> UNetConfig {
     UNetConfig {
         image_size,
         in_channels: 3,
@@ -27,7 +32,12 @@ fn adm(image_size: usize, model_channels: usize, channel_mult: &[f64], attention
 }
 
 /// Improved DDPM: four heads, resampling by convolutions between the blocks.
-fn iddpm(image_size: usize, model_channels: usize, channel_mult: &[f64], attention_sizes: &[usize]) -> UNetConfig {
+fn iddpm(
+    image_size: usize,
+    model_channels: usize,
+    channel_mult: &[f64],
+    attention_sizes: &[usize],
+) -> UNetConfig {
     UNetConfig {
         num_head_channels: None,
         resblock_updown: false,
@@ -93,9 +103,13 @@ pub fn preset(name: &str) -> Option<UNetConfig> {
             num_classes: IMAGENET,
             ..adm(128, 256, &mult_128, &attention)
         },
-        "256x256_diffusion" => UNetConfig { num_classes: IMAGENET, ..adm(256, 256, &MULT_256, &attention) },
+        "256x256_diffusion" => {
+            UNetConfig { num_classes: IMAGENET, ..adm(256, 256, &MULT_256, &attention) }
+        }
         "256x256_diffusion_uncond" => adm(256, 256, &MULT_256, &attention),
-        "512x512_diffusion" => UNetConfig { num_classes: IMAGENET, ..adm(512, 256, &mult_512, &attention) },
+        "512x512_diffusion" => {
+            UNetConfig { num_classes: IMAGENET, ..adm(512, 256, &mult_512, &attention) }
+        }
         "64_256_upsampler" => UNetConfig {
             in_channels: 6,
             num_head_channels: None,
@@ -107,21 +121,20 @@ pub fn preset(name: &str) -> Option<UNetConfig> {
             num_classes: IMAGENET,
             ..adm(512, 192, &MULT_256, &[32, 16])
         },
-        "lsun_bedroom_cat_horse" => UNetConfig { dropout: 0.1, ..adm(256, 256, &MULT_256, &attention) },
-        "iddpm_cifar10_50M" => UNetConfig {
-            num_res_blocks: 3,
-            dropout: 0.3,
-            ..iddpm(32, 128, &MULT_CIFAR, &[16, 8])
-        },
+        "lsun_bedroom_cat_horse" => {
+            UNetConfig { dropout: 0.1, ..adm(256, 256, &MULT_256, &attention) }
+        }
+        "iddpm_cifar10_50M" => {
+            UNetConfig { num_res_blocks: 3, dropout: 0.3, ..iddpm(32, 128, &MULT_CIFAR, &[16, 8]) }
+        }
         "iddpm_imagenet64_cond_270M" => UNetConfig {
             num_res_blocks: 3,
             num_classes: IMAGENET,
             ..iddpm(64, 192, &MULT_64, &[16, 8])
         },
-        "iddpm_imagenet64_uncond_100M" => UNetConfig {
-            num_res_blocks: 3,
-            ..iddpm(64, 128, &MULT_64, &[16, 8])
-        },
+        "iddpm_imagenet64_uncond_100M" => {
+            UNetConfig { num_res_blocks: 3, ..iddpm(64, 128, &MULT_64, &[16, 8]) }
+        }
         "iddpm_lsun_bedroom" => UNetConfig { out_channels: 6, ..ddpm(256, &MULT_256, 0.1) },
         "iddpm_upsample_256_280M" => UNetConfig {
             in_channels: 6,

@@ -6,8 +6,8 @@ use super::config::{GROUPS, UNetConfig};
 use crate::Result;
 use crate::graph::{FileLayout, Graph, TensorId};
 use crate::ops::{
-    AttentionOrder, Conv2d, GroupNorm, add, attention, concat, conv2d, downsample2, dropout, group_norm,
-    label_embedding, linear, silu, timestep_embedding, upsample2,
+    AttentionOrder, Conv2d, GroupNorm, add, attention, concat, conv2d, downsample2, dropout,
+    group_norm, label_embedding, linear, silu, timestep_embedding, upsample2,
 };
 
 /// Change of resolution between levels.
@@ -61,7 +61,12 @@ fn norm(silu: bool) -> GroupNorm {
 }
 
 /// time_embed and label_emb, then the SiLU with which every block begins.
-fn embedding(config: &UNetConfig, g: &mut Graph, t: TensorId, y: Option<TensorId>) -> Result<TensorId> {
+fn embedding(
+    config: &UNetConfig,
+    g: &mut Graph,
+    t: TensorId,
+    y: Option<TensorId>,
+) -> Result<TensorId> {
     let emb = g.scope("time_embed", |g| {
         let h = timestep_embedding(g, t, config.model_channels)?;
         let h = g.scope("0", |g| linear(g, h, config.embedding()))?;
@@ -71,7 +76,8 @@ fn embedding(config: &UNetConfig, g: &mut Graph, t: TensorId, y: Option<TensorId
     g.tap("time_embed", emb);
     let emb = match (config.num_classes, y) {
         (Some(classes), Some(y)) => {
-            let label = g.scope("label_emb", |g| label_embedding(g, y, classes, config.embedding()))?;
+            let label =
+                g.scope("label_emb", |g| label_embedding(g, y, classes, config.embedding()))?;
             add(g, emb, label)?
         }
         _ => emb,
@@ -88,14 +94,19 @@ impl UNet<'_> {
         let c = self.config;
         let mut skips = Vec::new();
         let mut h = x;
-        let mut block = |g: &mut Graph, h: &mut TensorId, build: &dyn Fn(&mut Graph, TensorId) -> Result<TensorId>| {
-            let name = format!("input_blocks.{}", skips.len());
-            *h = g.scope(name.clone(), |g| build(g, *h))?;
-            g.tap(name, *h);
-            skips.push(*h);
-            Ok::<(), crate::Error>(())
-        };
-        block(g, &mut h, &|g, h| g.scope("0", |g| conv2d(g, h, Conv2d::k3(c.channels(0)), None, None)))?;
+        let mut block =
+            |g: &mut Graph,
+             h: &mut TensorId,
+             build: &dyn Fn(&mut Graph, TensorId) -> Result<TensorId>| {
+                let name = format!("input_blocks.{}", skips.len());
+                *h = g.scope(name.clone(), |g| build(g, *h))?;
+                g.tap(name, *h);
+                skips.push(*h);
+                Ok::<(), crate::Error>(())
+            };
+        block(g, &mut h, &|g, h| {
+            g.scope("0", |g| conv2d(g, h, Conv2d::k3(c.channels(0)), None, None))
+        })?;
         for level in 0..c.channel_mult.len() {
             let channels = c.channels(level);
             for _ in 0..c.num_res_blocks {
@@ -118,7 +129,12 @@ impl UNet<'_> {
         self.res_block(g, "2", h, channels, None)
     }
 
-    fn decoder(&self, g: &mut Graph, mut h: TensorId, skips: &mut Vec<TensorId>) -> Result<TensorId> {
+    fn decoder(
+        &self,
+        g: &mut Graph,
+        mut h: TensorId,
+        skips: &mut Vec<TensorId>,
+    ) -> Result<TensorId> {
         let c = self.config;
         let mut index = 0;
         for level in (0..c.channel_mult.len()).rev() {
@@ -176,7 +192,13 @@ impl UNet<'_> {
         self.region(g, |g| g.scope(name, |g| self.res_block_inner(g, x, cout, resample)))
     }
 
-    fn res_block_inner(&self, g: &mut Graph, x: TensorId, cout: usize, resample: Option<Resample>) -> Result<TensorId> {
+    fn res_block_inner(
+        &self,
+        g: &mut Graph,
+        x: TensorId,
+        cout: usize,
+        resample: Option<Resample>,
+    ) -> Result<TensorId> {
         let adaptive = self.config.use_scale_shift_norm;
         let cin = g.dims::<4>("unet", x)?[3];
         let mut h = g.scope("in_layers.0", |g| group_norm(g, x, norm(true), None))?;
@@ -201,7 +223,13 @@ impl UNet<'_> {
         g.scope("out_layers.3", |g| conv2d(g, h, Conv2d::k3(cout).zeroed(), None, Some(skip)))
     }
 
-    fn attention_block(&self, g: &mut Graph, name: &str, x: TensorId, decoder: bool) -> Result<TensorId> {
+    fn attention_block(
+        &self,
+        g: &mut Graph,
+        name: &str,
+        x: TensorId,
+        decoder: bool,
+    ) -> Result<TensorId> {
         self.region(g, |g| g.scope(name, |g| self.attention_inner(g, x, decoder)))
     }
 
@@ -216,7 +244,11 @@ impl UNet<'_> {
         g.scope("proj_out", |g| conv2d(g, h, project(channels).zeroed(), None, Some(x)))
     }
 
-    fn region(&self, g: &mut Graph, build: impl FnOnce(&mut Graph) -> Result<TensorId>) -> Result<TensorId> {
+    fn region(
+        &self,
+        g: &mut Graph,
+        build: impl FnOnce(&mut Graph) -> Result<TensorId>,
+    ) -> Result<TensorId> {
         if self.config.use_checkpoint { g.checkpoint(build) } else { build(g) }
     }
 }

@@ -30,16 +30,22 @@ fn initial(p: &ParamInfo, seed: u64, index: u32) -> Vec<f32> {
 /// # Errors
 /// A line that lists the first names that are missing or left over and the
 /// first shapes that differ.
-pub fn parameters(params: &[ParamInfo], file: &TensorFile, prefix: &str) -> std::result::Result<Vec<Vec<f32>>, String> {
+pub fn parameters(
+    params: &[ParamInfo],
+    file: &TensorFile,
+    prefix: &str,
+) -> std::result::Result<Vec<Vec<f32>>, String> {
     let mut faults = Vec::new();
     let mut values = Vec::with_capacity(params.len());
     for p in params {
         let name = format!("{prefix}{}", p.name);
         match file.tensors.get(&name) {
             None => faults.push(format!("{name} is missing")),
-            Some(t) if t.shape != p.file_shape() => {
-                faults.push(format!("{name} is {:?}, the network needs {:?}", t.shape, p.file_shape()))
-            }
+            Some(t) if t.shape != p.file_shape() => faults.push(format!(
+                "{name} is {:?}, the network needs {:?}",
+                t.shape,
+                p.file_shape()
+            )),
             Some(t) => match t.to_f32() {
                 Ok(v) => values.push(p.to_device(&v)),
                 Err(e) => faults.push(format!("{name}: {e}")),
@@ -53,7 +59,8 @@ pub fn parameters(params: &[ParamInfo], file: &TensorFile, prefix: &str) -> std:
         0 => Ok(values),
         n => {
             faults.truncate(3);
-            let more = if n > 3 { format!(" (and {} more differences)", n - 3) } else { String::new() };
+            let more =
+                if n > 3 { format!(" (and {} more differences)", n - 3) } else { String::new() };
             Err(format!("does not fit its configuration: {}{more}", faults.join("; ")))
         }
     }

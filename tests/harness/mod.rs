@@ -213,11 +213,24 @@ impl Case<'_> {
 
     fn check_in(&self, mid: bool) {
         let bench = Bench::new(self, mid);
-        let seed = |i: usize| self.name.bytes().fold(i as u32 * 77, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
-        let inputs: Vec<_> =
-            self.inputs.iter().enumerate().map(|(i, s)| values(seed(i), s.iter().product())).collect();
-        let params: Vec<_> =
-            bench.graph.params.iter().enumerate().map(|(i, p)| values(seed(100 + i), p.len())).collect();
+        let seed = |i: usize| {
+            self.name
+                .bytes()
+                .fold(i as u32 * 77, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)))
+        };
+        let inputs: Vec<_> = self
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, s)| values(seed(i), s.iter().product()))
+            .collect();
+        let params: Vec<_> = bench
+            .graph
+            .params
+            .iter()
+            .enumerate()
+            .map(|(i, p)| values(seed(100 + i), p.len()))
+            .collect();
         let seeds: Vec<_> = bench
             .seeds
             .iter()
