@@ -7,7 +7,7 @@
 //! accumulated. All memory is filled with NaN before the run.
 #![allow(dead_code)]
 
-use demist::gpu::Gpu;
+use demist::gpu::{Caps, Gpu};
 use demist::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
 };
@@ -18,10 +18,27 @@ use std::sync::OnceLock;
 /// The device of the whole test binary; without one the tests fail.
 pub fn device() -> &'static (Gpu, Pipelines) {
     static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
-    DEVICE.get_or_init(|| {
-        let gpu = Gpu::open(std::env::var("DEMIST_DEVICE").ok().as_deref()).expect("a GPU adapter");
-        (gpu, Pipelines::new())
-    })
+    DEVICE.get_or_init(|| open(|_| ()))
+}
+
+/// The same device allowed so few workgroups per dimension that almost every
+/// launch is folded, mostly with a remainder.
+pub fn narrow_device() -> &'static (Gpu, Pipelines) {
+    static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
+    DEVICE.get_or_init(|| open(|caps| caps.max_groups = 41))
+}
+
+/// The same device, but kernels divide their work as on a GPU.
+pub fn parallel_device() -> &'static (Gpu, Pipelines) {
+    static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
+    DEVICE.get_or_init(|| open(|caps| caps.software = false))
+}
+
+fn open(edit: impl Fn(&mut Caps)) -> (Gpu, Pipelines) {
+    let selector = std::env::var("DEMIST_DEVICE").ok();
+    let mut gpu = Gpu::open(selector.as_deref()).expect("a GPU adapter");
+    edit(&mut gpu.caps);
+    (gpu, Pipelines::new())
 }
 
 /// Deterministic values in [-1, 1) without symmetry.
@@ -93,6 +110,7 @@ struct Run {
 
 struct Bench<'a> {
     case: &'a Case<'a>,
+    device: &'static (Gpu, Pipelines),
     graph: Graph,
     floats: Vec<TensorId>,
     integers: Vec<TensorId>,
@@ -103,7 +121,7 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(case: &'a Case<'a>, mid: bool) -> Self {
+    fn new(case: &'a Case<'a>, device: &'static (Gpu, Pipelines), mid: bool) -> Self {
         let mut graph = Graph::new();
         let floats: Vec<_> = case
             .inputs
@@ -135,11 +153,11 @@ impl<'a> Bench<'a> {
             let shape = graph.shape(*t).to_vec();
             seeds.push((*t, graph.input(&format!("seed{i}"), &shape, DType::F32)));
         }
-        Bench { case, graph, floats, integers, out, sides, seeds, mid }
+        Bench { case, device, graph, floats, integers, out, sides, seeds, mid }
     }
 
     fn run(&self, inputs: &[Vec<f32>], params: &[Vec<f32>], seeds: &[Vec<f32>]) -> Run {
-        let (gpu, pipelines) = device();
+        let (gpu, pipelines) = self.device;
         let name = &self.case.name;
         let mut lower = Lower::new(&self.graph, &gpu.caps);
         lower.forward().unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -202,17 +220,32 @@ fn close(name: &str, what: &str, got: &[f32], want: &[f32], tolerance: f64) {
 impl Case<'_> {
     /// Compares with the twin, alone and mid-graph, then with finite differences.
     pub fn check(&self) {
-        self.check_alone();
-        self.check_in(true);
+        self.check_on(device(), |_, v| v);
     }
 
-    /// Compares with the twin, the op alone in its graph.
+    /// As [`Case::check`] on another device, with the inputs changed by `edit`.
+    pub fn check_on(
+        &self,
+        device: &'static (Gpu, Pipelines),
+        edit: impl Fn(usize, Vec<f32>) -> Vec<f32>,
+    ) {
+        for mid in [false, true] {
+            self.check_in(device, mid, &edit);
+        }
+    }
+
+    /// Compares with the twin, alone only: for large cases.
     pub fn check_alone(&self) {
-        self.check_in(false);
+        self.check_in(device(), false, &|_, v| v);
     }
 
-    fn check_in(&self, mid: bool) {
-        let bench = Bench::new(self, mid);
+    fn check_in(
+        &self,
+        device: &'static (Gpu, Pipelines),
+        mid: bool,
+        edit: &dyn Fn(usize, Vec<f32>) -> Vec<f32>,
+    ) {
+        let bench = Bench::new(self, device, mid);
         let seed = |i: usize| {
             self.name
                 .bytes()
@@ -222,7 +255,7 @@ impl Case<'_> {
             .inputs
             .iter()
             .enumerate()
-            .map(|(i, s)| values(seed(i), s.iter().product()))
+            .map(|(i, s)| edit(i, values(seed(i), s.iter().product())))
             .collect();
         let params: Vec<_> = bench
             .graph

@@ -1,0 +1,132 @@
+//! Group norm against its twin: odd sizes, one-channel groups, AdaGN, SiLU,
+//! means far above the deviation, split reductions, folded dispatches.
+
+mod harness;
+
+use demist::graph::{DType, Graph};
+use demist::ops::{GroupNorm, group_norm};
+use demist::reference::group_norm::{GroupNormShape, backward, forward};
+use harness::{Args, Case, Twin};
+
+/// x [n, h, w, c] in `groups` groups, with or without emb and SiLU.
+fn case(shape: [usize; 4], groups: usize, with_emb: bool, silu: bool) -> Case<'static> {
+    let [n, h, w, c] = shape;
+    let options = GroupNorm { groups, eps: 1e-5, silu };
+    let twin = GroupNormShape { n, hw: h * w, c, groups, eps: f64::from(options.eps), silu };
+    let mut inputs = vec![shape.to_vec()];
+    if with_emb {
+        inputs.push(vec![n, 2 * c]);
+    }
+    Case {
+        name: format!("group_norm {shape:?} groups {groups} emb {with_emb} silu {silu}"),
+        inputs,
+        integers: vec![],
+        build: Box::new(move |g, x, _| group_norm(g, x[0], options, x.get(1).copied())),
+        twin: Box::new(move |a: &Args| {
+            let emb = with_emb.then(|| &a.inputs[1][..]);
+            let (x, gamma, beta) = (&a.inputs[0], &a.params[0], &a.params[1]);
+            let grads = backward(&twin, x, gamma, beta, emb, a.dy);
+            let mut input_grads = vec![grads.dx];
+            input_grads.extend(grads.demb);
+            Twin {
+                y: forward(&twin, x, gamma, beta, emb).y,
+                input_grads,
+                param_grads: vec![grads.dgamma, grads.dbeta],
+            }
+        }),
+        tolerance: 1e-5,
+        // A group of one value is constant: its differences are rounding.
+        differentiable: h * w * c > groups,
+    }
+}
+
+#[test]
+fn plain_and_fused_variants_agree_with_the_twin() {
+    for (emb, silu) in [(false, false), (false, true), (true, false), (true, true)] {
+        case([3, 17, 13, 33], 3, emb, silu).check();
+        case([3, 5, 7, 64], 32, emb, silu).check();
+    }
+}
+
+#[test]
+fn widths_of_groups() {
+    // Channels, groups: one-channel groups; 6 (windows of 36 channels, the
+    // last one short); 10; a window of one wide group; 65 (no common window
+    // for vectors); the widest; a single group of odd width.
+    for (c, groups) in
+        [(32, 32), (192, 32), (320, 32), (128, 2), (260, 4), (512, 2), (249, 1), (4, 1), (1, 1)]
+    {
+        case([2, 5, 3, c], groups, true, true).check();
+    }
+}
+
+#[test]
+fn one_pixel_images() {
+    case([3, 1, 1, 64], 16, true, true).check();
+    case([3, 1, 1, 33], 11, true, false).check();
+    case([1, 1, 1, 32], 32, false, true).check();
+}
+
+#[test]
+fn a_mean_far_above_the_deviation() {
+    for offset in [100.0, -1000.0] {
+        let mut case = case([2, 9, 8, 64], 32, true, true);
+        // The step of a finite difference would be of the size of x's rounding.
+        case.differentiable = false;
+        case.check_on(harness::device(), |input, v| {
+            let by = if input == 0 { offset } else { 0.0 };
+            v.iter().map(|v| v + by).collect()
+        });
+    }
+}
+
+#[test]
+fn an_outlying_first_pixel() {
+    let mut case = case([2, 32, 32, 32], 8, false, false);
+    case.differentiable = false;
+    case.check_on(harness::device(), |_, mut v| {
+        v[..32].iter_mut().for_each(|v| *v += 1000.0);
+        v
+    });
+}
+
+#[test]
+fn reductions_split_over_workgroups() {
+    let device = harness::parallel_device();
+    for (shape, groups) in [([1, 40, 27, 33], 3), ([2, 32, 32, 32], 32), ([1, 16, 16, 192], 32)] {
+        let case = case(shape, groups, true, true);
+        case.check_on(device, |_, v| v);
+    }
+}
+
+#[test]
+fn many_images_in_folded_dispatches() {
+    case([47, 3, 3, 12], 3, true, true).check_on(harness::narrow_device(), |_, v| v);
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let message = |shape: &[usize], groups, emb: Option<&[usize]>| {
+        let mut g = Graph::new();
+        let x = g.input("x", shape, DType::F32);
+        let emb = emb.map(|shape| g.input("emb", shape, DType::F32));
+        let options = GroupNorm { groups, ..GroupNorm::g32() };
+        group_norm(&mut g, x, options, emb).unwrap_err().to_string()
+    };
+    assert!(message(&[2, 4, 4, 33], 32, None).contains("33 channels cannot be cut into 32"));
+    assert!(message(&[2, 4, 4, 32], 0, None).contains("into 0 groups"));
+    assert!(message(&[2, 4, 4, 514], 2, None).contains("257 channels, at most 256"));
+    assert!(message(&[2, 4, 4], 1, None).contains("4 extents are needed"));
+    assert!(message(&[2, 0, 4, 32], 32, None).contains("is empty"));
+    assert!(message(&[2, 4, 4, 32], 32, Some(&[2, 32])).contains("[2, 64] is needed"));
+}
+
+#[test]
+fn parameters_start_as_the_identity() {
+    use demist::graph::Init;
+    let mut g = Graph::new();
+    let x = g.input("x", &[1, 2, 2, 64], DType::F32);
+    g.scope("norm", |g| group_norm(g, x, GroupNorm::g32(), None)).unwrap();
+    let found: Vec<_> = g.params.iter().map(|p| (p.name.as_str(), p.init)).collect();
+    assert_eq!(found, [("norm.weight", Init::Ones), ("norm.bias", Init::Zeros)]);
+}
