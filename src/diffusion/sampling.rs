@@ -131,7 +131,11 @@ impl ImageSampler {
         let schedule = SpacedSchedule::new(&self.diffusion, &options.respacing)?;
         let tables = schedule.tables()?;
         if count > self.batch || (self.conditional && labels.len() != count) {
-            let detail = format!("{count} images with {} labels for a batch of {}", labels.len(), self.batch);
+            let detail = format!(
+                "{count} images with {} labels for a batch of {}",
+                labels.len(),
+                self.batch
+            );
             return Err(Error::shape("sample", detail));
         }
         let gpu = ctx.gpu;
