@@ -13,7 +13,7 @@ use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
 };
 use crate::model::{UNetConfig, build};
-use crate::ops::{self, OptimizerTensors};
+use crate::ops::{self, AdamW, OptimizerTensors};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
 use crate::{Result, rng};
 
@@ -265,22 +265,17 @@ impl TrainStep {
     /// [`crate::Error::Device`] on a fault.
     pub fn update(&self, ctx: Context, step: u64) -> Result<Ticket> {
         let c = &self.config;
-        let count = (step + 1) as i32;
-        let hyper = ops::Hyper {
-            lr: c.lr_at(step) as f32,
-            beta1: c.beta1 as f32,
-            beta2: c.beta2 as f32,
-            one_minus_beta1: (1.0 - c.beta1) as f32,
-            one_minus_beta2: (1.0 - c.beta2) as f32,
-            eps: c.eps as f32,
-            weight_decay: c.weight_decay as f32,
-            bias_correction1: (1.0 - c.beta1.powi(count)) as f32,
-            bias_correction2: (1.0 - c.beta2.powi(count)) as f32,
-            ema_rate: c.ema_at(step) as f32,
-            one_minus_ema_rate: (1.0 - c.ema_at(step)) as f32,
-            max_norm: c.max_grad_norm as f32,
+        let settings = AdamW {
+            lr: c.lr_at(step),
+            beta1: c.beta1,
+            beta2: c.beta2,
+            eps: c.eps,
+            weight_decay: c.weight_decay,
+            ema_rate: c.ema_at(step),
+            max_norm: c.max_grad_norm,
         };
-        self.optimizer.write(ctx.gpu, self.optimizer_tensors.hyper, &[hyper])?;
+        let hyper = settings.hyper(step + 1);
+        self.optimizer.write(ctx.gpu, self.optimizer_tensors.hyper, &hyper)?;
         self.optimizer.run(ctx.gpu)
     }
 
