@@ -2,13 +2,26 @@
 //! backward and the kernels it launches. `shaders/`, `reference/` and
 //! `tests/` use the same names.
 
+mod adamw;
 mod add;
+mod blocks;
 mod conv2d;
+mod denoise;
+mod gaussian;
+mod grad_norm;
 mod linear;
+mod loss;
+mod q_sample;
 
+pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
 pub use add::add;
 pub use conv2d::{Conv2d, conv2d};
+pub use denoise::{DENOISE_COEFS, denoise, denoise_coefs};
+pub use gaussian::gaussian;
+pub use grad_norm::grad_norm;
 pub use linear::linear;
+pub use loss::{mse, weighted_sum};
+pub use q_sample::{q_sample, q_sample_with};
 
 use crate::graph::{Launch, Lower, TensorId};
 use crate::kernel::Kernel;
@@ -28,6 +41,12 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut all = Vec::new();
     all.extend(conv2d::kernels());
     all.extend(add::kernels());
+    all.extend(loss::kernels());
+    all.extend(gaussian::kernels());
+    all.extend(q_sample::kernels());
+    all.extend(denoise::kernels());
+    all.extend(grad_norm::kernels());
+    all.extend(adamw::kernels());
     all.push((&SUM_ROWS, vec![vec![0], vec![1]]));
     all
 }
