@@ -3,21 +3,22 @@
 
 mod harness;
 
-use demist::gpu::Caps;
+use demist::gpu::{Caps, Gpu};
 use demist::graph::{
     DType, FileLayout, FlatKind, Graph, Init, Lower, ParamInfo, ParamLayout, Plan, PlanOptions,
     verify_slots,
 };
 use demist::ops::{self, AdamW, Conv2d, OptimizerTensors, optimizer_step};
 use demist::reference::{adamw as twin, grad_norm};
-use demist::runtime::{CompileOptions, FlatBuffers, Program};
-use harness::{device, rel_err, values};
+use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
+use harness::{device, narrow_device, rel_err, values};
 
 const KINDS: [FlatKind; 5] =
     [FlatKind::Weights, FlatKind::Grads, FlatKind::ExpAvg, FlatKind::ExpAvgSq, FlatKind::Ema];
 
 /// Parameters of the given sizes and a plan that only steps them.
 struct Bench {
+    gpu: &'static Gpu,
     graph: Graph,
     layout: ParamLayout,
     flat: FlatBuffers,
@@ -29,7 +30,10 @@ type Values = Vec<Vec<f32>>;
 
 impl Bench {
     fn new(sizes: &[usize], max_bytes: u64) -> Self {
-        let (gpu, pipelines) = device();
+        Self::on(device(), sizes, max_bytes)
+    }
+
+    fn on((gpu, pipelines): &'static (Gpu, Pipelines), sizes: &[usize], max_bytes: u64) -> Self {
         let mut graph = Graph::new();
         for (i, len) in sizes.iter().enumerate() {
             graph.param(ParamInfo {
@@ -47,8 +51,8 @@ impl Bench {
         verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
         let flat = FlatBuffers::new(gpu, &layout, &KINDS).unwrap();
         let options = CompileOptions { poison: true, ..Default::default() };
-        let program = Program::compile(gpu, pipelines, plan, &flat, options).unwrap();
-        Bench { graph, layout, flat, program, tensors }
+        let program = Program::compile(Context { gpu, pipelines }, plan, &flat, options).unwrap();
+        Bench { gpu, graph, layout, flat, program, tensors }
     }
 
     fn values(&self, seed: u32, scale: f32) -> Values {
@@ -59,16 +63,16 @@ impl Bench {
     }
 
     fn write(&self, kind: FlatKind, v: &Values) {
-        self.flat.write(&device().0, kind, &self.graph.params, v).unwrap();
+        self.flat.write(self.gpu, kind, &self.graph.params, v).unwrap();
     }
 
     fn read(&self, kind: FlatKind) -> Values {
-        self.flat.read(&device().0, kind, &self.graph.params).unwrap()
+        self.flat.read(self.gpu, kind, &self.graph.params).unwrap()
     }
 
     /// One step; returns the norm.
     fn step(&self, optimizer: &AdamW, step: u64, grads: &Values) -> f32 {
-        let gpu = &device().0;
+        let gpu = self.gpu;
         self.write(FlatKind::Grads, grads);
         self.program.write(gpu, self.tensors.hyper, &optimizer.hyper(step)).unwrap();
         self.program.run(gpu).unwrap();
@@ -113,7 +117,10 @@ const SIZES: [usize; 6] = [3000, 1200, 7, 4096, 1, 65];
 const CHUNK_BYTES: u64 = 16384;
 
 fn check(name: &str, optimizer: AdamW, sizes: &[usize], max_bytes: u64, chunks: usize) {
-    let bench = Bench::new(sizes, max_bytes);
+    check_on(Bench::new(sizes, max_bytes), name, optimizer, chunks);
+}
+
+fn check_on(bench: Bench, name: &str, optimizer: AdamW, chunks: usize) {
     assert_eq!(bench.layout.chunks.len(), chunks, "{name}");
     let zeros = || bench.values(0, 0.0);
     let mut host = Host { w: bench.values(10, 1.0), m: zeros(), v: zeros(), ema: zeros() };
@@ -159,6 +166,8 @@ fn steps_match_the_twin() {
     check("decay", decay, &SIZES, CHUNK_BYTES, 4);
     check("one chunk", decay, &SIZES, 1 << 20, 1);
     check("one element", decay, &[1], 1 << 20, 1);
+    let folded = Bench::on(narrow_device(), &[190_000, 3], 1 << 20);
+    check_on(folded, "folded launches", decay, 1);
     check("several workgroups", decay, &[100_000, 3], 1 << 20, 1);
     check("no average", AdamW { ema_rate: 0.0, ..PLAIN }, &[70], 1 << 20, 1);
 }
@@ -262,7 +271,9 @@ fn a_plan_that_trains() {
     let plan = Plan::new(&g, lower, &[loss], PlanOptions::default()).unwrap();
     verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
     let flat = FlatBuffers::new(gpu, &layout, &KINDS).unwrap();
-    let program = Program::compile(gpu, pipelines, plan, &flat, CompileOptions::default()).unwrap();
+    let program =
+        Program::compile(Context { gpu, pipelines }, plan, &flat, CompileOptions::default())
+            .unwrap();
 
     let map = values(1, cin * cout);
     let images = values(2, n * hw * hw * cin);

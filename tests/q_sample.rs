@@ -9,12 +9,8 @@ use demist::graph::{DType, Graph, Launch, TensorId};
 use demist::kernel::{Kernel, read, write};
 use demist::ops::{gaussian, q_sample, q_sample_with};
 use demist::{params, reference, rng};
-use forward::{Input, forward};
-use harness::{rel_err, values};
-
-/// Largest difference of a normal from the host's; the drivers' logarithms
-/// and sines are no better than this.
-const NORMAL_TOLERANCE: f64 = 2e-5;
+use forward::{Input, forward, forward_on};
+use harness::{device, rel_err, values};
 
 const SEED: u64 = 0x299f_31d0_a409_3822;
 
@@ -30,8 +26,12 @@ fn host_normals(shape: [usize; 4], step: u32, stream: u32, first: u32) -> Vec<f3
     out
 }
 
-fn max_diff(a: &[f32], b: &[f32]) -> f64 {
-    reference::max_abs_error(a, b)
+/// Device normals against the host's. WGSL allows a logarithm next to 1 an
+/// error of 2^-21, which the root in Box-Muller turns into 1e-3 for the few
+/// smallest radii; over all of them the error is one of rounding.
+fn check_normals(name: &str, got: &[f32], want: &[f32]) {
+    let (worst, rms) = (reference::max_abs_error(got, want), rel_err(got, want));
+    assert!(worst < 1e-3 && rms < 2e-6, "{name}: worst {worst:.2e}, mean {rms:.2e}");
 }
 
 params! {
@@ -95,7 +95,7 @@ fn words_are_the_same_on_host_and_device() {
     let counter_words: Vec<u32> = cases.iter().flat_map(|c| c.0).collect();
     let key_words: Vec<u32> = cases.iter().flat_map(|c| c.1).collect();
     let inputs = [(counters, Input::U32(&counter_words)), (keys, Input::U32(&key_words))];
-    let got = forward(&g, Some(launch), &inputs, &[words]);
+    let got = forward(&g, Some(&launch), &inputs, &[words]);
     let got: Vec<[u32; 4]> = got[0]
         .chunks(4)
         .map(|w| [w[0].to_bits(), w[1].to_bits(), w[2].to_bits(), w[3].to_bits()])
@@ -121,8 +121,7 @@ fn normals_are_the_hosts() {
         ([5, 1, 1, 1], u32::MAX, rng::STREAM_STEP, u32::MAX - 2),
     ] {
         let got = device_normals(shape, step, stream, first);
-        let e = max_diff(&got, &host_normals(shape, step, stream, first));
-        assert!(e < NORMAL_TOLERANCE, "{shape:?}: {e:.2e}");
+        check_normals(&format!("{shape:?}"), &got, &host_normals(shape, step, stream, first));
     }
 }
 
@@ -131,9 +130,11 @@ fn normals_are_the_hosts() {
 #[test]
 fn more_than_65535_workgroups() {
     let shape = [65_536 * 64 + 37, 1, 1, 1];
-    let got = device_normals(shape, 1, rng::STREAM_XT, 9);
-    let e = max_diff(&got, &host_normals(shape, 1, rng::STREAM_XT, 9));
-    assert!(e < NORMAL_TOLERANCE, "{e:.2e}");
+    let mut g = Graph::new();
+    let r = g.input("rng", &[4], DType::U32);
+    let y = gaussian(&mut g, shape, r, rng::STREAM_XT).unwrap();
+    let got = forward_on(device(), &g, None, &[(r, Input::U32(&state(1, 9)))], &[y]).remove(0);
+    check_normals("large", &got, &host_normals(shape, 1, rng::STREAM_XT, 9));
     let n = got.len() as f64;
     let mean = got.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
     let variance = got.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n;
@@ -186,7 +187,7 @@ fn q_sample_matches_its_twin() {
         let coefs = values(2, 2 * shape[0]);
         let out = QSample::new(shape, false).run(&x0, &coefs, Input::U32(&state(12, 100)));
         let noise = host_normals(shape, 12, rng::STREAM_NOISE_TRAIN, 100);
-        assert!(max_diff(&out[1], &noise) < NORMAL_TOLERANCE, "{shape:?}");
+        check_normals(&format!("{shape:?}"), &out[1], &noise);
         // The noise handed out is the one that was used.
         let e = rel_err(&out[0], &twin(&x0, &coefs, &out[1]));
         assert!(e < 1e-6, "{shape:?}: {e:.2e}");
