@@ -105,8 +105,8 @@ impl Host {
             step,
             grad_scale,
         };
-        for i in 0..grads.len() {
-            twin::step(&params, &mut self.w[i], &mut self.m[i], &mut self.v[i], &grads[i]);
+        for (i, grad) in grads.iter().enumerate() {
+            twin::step(&params, &mut self.w[i], &mut self.m[i], &mut self.v[i], grad);
             twin::ema_update(&mut self.ema[i], &self.w[i], o.ema_rate);
         }
     }
