@@ -53,7 +53,14 @@ pub fn dropout(g: &mut Graph, x: TensorId, p: f32, rng: TensorId) -> Result<Tens
 }
 
 impl Dropout {
-    fn launch(&self, lower: &mut Lower, x: TensorId, rng: TensorId, y: TensorId, acc: bool) -> Result<()> {
+    fn launch(
+        &self,
+        lower: &mut Lower,
+        x: TensorId,
+        rng: TensorId,
+        y: TensorId,
+        acc: bool,
+    ) -> Result<()> {
         let b = self.blocks;
         let p = Params {
             n: b.n,

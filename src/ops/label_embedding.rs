@@ -42,7 +42,12 @@ struct LabelEmbedding {
 ///
 /// # Errors
 /// [`Error::Shape`] if labels are not of rank 1, or without classes.
-pub fn label_embedding(g: &mut Graph, labels: TensorId, classes: usize, dim: usize) -> Result<TensorId> {
+pub fn label_embedding(
+    g: &mut Graph,
+    labels: TensorId,
+    classes: usize,
+    dim: usize,
+) -> Result<TensorId> {
     let [n] = g.dims("label_embedding", labels)?;
     if classes == 0 {
         return Err(Error::shape("label_embedding", "there are no classes"));

@@ -4,6 +4,7 @@
 
 mod adamw;
 mod add;
+mod attention;
 mod blocks;
 mod concat;
 mod conv2d;
@@ -23,6 +24,7 @@ mod timestep_embedding;
 
 pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
 pub use add::{add, add_into};
+pub use attention::{AttentionOrder, attention};
 pub use concat::concat;
 pub use conv2d::{Conv2d, conv2d};
 pub use denoise::{DENOISE_COEFS, denoise, denoise_coefs};
@@ -56,6 +58,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut all = Vec::new();
     all.extend(conv2d::kernels());
     all.extend(add::kernels());
+    all.extend(attention::kernels());
     all.extend(concat::kernels());
     all.extend(group_norm::kernels());
     all.extend(resample::kernels());

@@ -46,7 +46,10 @@ struct TimestepEmbedding {
 pub fn timestep_embedding(g: &mut Graph, t: TensorId, dim: usize) -> Result<TensorId> {
     let [n] = g.dims("timestep_embedding", t)?;
     if !(2..=2 << POWERS).contains(&dim) {
-        return Err(Error::shape("timestep_embedding", format!("a width of {dim} is not in 2..=8192")));
+        return Err(Error::shape(
+            "timestep_embedding",
+            format!("a width of {dim} is not in 2..=8192"),
+        ));
     }
     let half = (dim / 2) as f64;
     // q^(2^k) in units of 2^-32; all are below 1.
