@@ -139,9 +139,9 @@ impl Tile {
     /// minutes to compile, and GPUs spill.
     fn of(d: usize) -> Tile {
         match d {
-            0..=32 => Tile { own: 4, block: 1, hold: true, slices: 1 },
-            33..=HOLD_LIMIT => Tile { own: 2, block: 1, hold: true, slices: 1 },
-            _ => Tile { own: 2, block: 2, hold: false, slices: d.div_ceil(SLICE) },
+            0..=32 => Tile { own: 2, block: 1, hold: true, slices: 1 },
+            33..=HOLD_LIMIT => Tile { own: 1, block: 1, hold: true, slices: 1 },
+            _ => Tile { own: 1, block: 2, hold: false, slices: d.div_ceil(SLICE) },
         }
     }
 
