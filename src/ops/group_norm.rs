@@ -190,6 +190,10 @@ impl GroupNorm {
 /// Most channels of a group: a workgroup holds a group's channels in its memory.
 const MAX_WIDTH: usize = 256;
 
+/// Most turns of a loop over pixels or images: llvmpipe of Mesa 22.3 silently
+/// leaves a kernel's loops after 65,535 turns in all.
+const MAX_TURNS: usize = 32_768;
+
 #[derive(Debug)]
 struct GroupNormOp {
     options: GroupNorm,
@@ -205,7 +209,8 @@ struct GroupNormOp {
 ///
 /// # Errors
 /// [`Error::Shape`] if the groups do not divide the channels, a group has
-/// more than 256 channels, or emb does not fit.
+/// more than 256 channels, there are more than 32,768 images, or emb does not
+/// fit.
 pub fn group_norm(
     g: &mut Graph,
     x: TensorId,
@@ -216,6 +221,9 @@ pub fn group_norm(
     let fail = |detail| Err(Error::shape("group_norm", detail));
     if n * h * w * c == 0 {
         return fail(format!("x {:?} is empty", g.shape(x)));
+    }
+    if n > MAX_TURNS {
+        return fail(format!("a batch of {n} images is more than the supported {MAX_TURNS}"));
     }
     if options.groups == 0 || c % options.groups != 0 {
         return fail(format!("{c} channels cannot be cut into {} groups", options.groups));
@@ -280,7 +288,7 @@ impl GroupNormOp {
         let rows = (GROUP as usize / window.div_ceil(4)).max(1);
         let least = if lower.caps.software { 1024 * rows } else { 8 * rows };
         let wanted = wanted_invocations(lower).div_ceil(GROUP as usize * self.n * windows);
-        let splits = wanted.min(self.hw / least).max(1);
+        let splits = wanted.min(self.hw / least).max(self.hw.div_ceil(MAX_TURNS * rows));
         let pixels = self.hw.div_ceil(splits);
         Windows { vec, window, windows, pixels, splits: self.hw.div_ceil(pixels) }
     }
