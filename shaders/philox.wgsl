@@ -30,16 +30,25 @@ fn uniform_open(v: u32) -> f32 {
     return (f32(v >> 9u) + 0.5) * 1.1920928955078125e-7;
 }
 
-// Radius of Box-Muller; log may round to above zero close to 1.
-fn radius(v: u32) -> f32 {
-    return sqrt(max(-2.0 * log(uniform_open(v)), 0.0));
+// Two standard normals by Box-Muller: radius * (cos, sin) of 2 pi u1. The
+// angle is turned by pi into the range where every device's sine is accurate,
+// and an inexact logarithm next to 1 is kept from turning positive.
+fn box_muller(u0: f32, u1: f32) -> vec2<f32> {
+    let radius = sqrt(max(-2.0 * log(u0), 0.0));
+    let angle = 6.283185307179586 * (u1 - 0.5);
+    return -radius * vec2<f32>(cos(angle), sin(angle));
 }
 
-// Four standard normals by Box-Muller.
+// Four standard normals from the words of a block.
 fn normal4(bits: vec4<u32>) -> vec4<f32> {
-    let r0 = radius(bits.x);
-    let r1 = radius(bits.z);
-    let a0 = 6.283185307179586 * uniform_open(bits.y);
-    let a1 = 6.283185307179586 * uniform_open(bits.w);
-    return vec4<f32>(r0 * cos(a0), r0 * sin(a0), r1 * cos(a1), r1 * sin(a1));
+    return vec4<f32>(
+        box_muller(uniform_open(bits.x), uniform_open(bits.y)),
+        box_muller(uniform_open(bits.z), uniform_open(bits.w)),
+    );
+}
+
+// The normals of block `block` of the image at `image` in the batch;
+// state = (seed low, seed high, step, index of the batch's first image).
+fn image_normal4(state: vec4<u32>, stream: u32, image: u32, block: u32) -> vec4<f32> {
+    return normal4(philox(vec4<u32>(block, state.w + image, state.z, stream), state.xy));
 }

@@ -16,5 +16,6 @@ pub mod output;
 pub mod reference;
 pub mod rng;
 pub mod runtime;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -3,8 +3,16 @@
 //! variable DEMIST_GOLDEN names, each checked as its kind says.
 
 mod common;
+#[path = "golden_kinds/engine.rs"]
+mod engine;
+#[path = "golden_kinds/sample.rs"]
+mod sample;
 #[path = "golden_kinds/schedules.rs"]
 mod schedules;
+#[path = "golden_kinds/train.rs"]
+mod train;
+#[path = "golden_kinds/unet.rs"]
+mod unet;
 
 use std::path::PathBuf;
 
@@ -14,6 +22,9 @@ use common::golden::{Golden, golden_files};
 fn check(golden: &Golden) -> Result<(f64, String), String> {
     match golden.kind.as_str() {
         "schedules" => schedules::check(golden),
+        "unet" => unet::check(golden, engine::run_unet),
+        "train" => train::check(golden, engine::run_train),
+        "sample" => sample::check(golden, engine::run_sample),
         kind => Err(format!("{}: no check for kind {kind:?}", golden.path.display())),
     }
 }

@@ -61,14 +61,18 @@ impl NetworkInfo {
     /// # Errors
     /// [`Error::Config`] if a value cannot be written as JSON.
     pub fn attach(&self, file: &mut TensorFile) -> Result<()> {
-        let json = serde_json::to_string(self).map_err(|e| Error::Config(format!("metadata: {e}")))?;
+        let json =
+            serde_json::to_string(self).map_err(|e| Error::Config(format!("metadata: {e}")))?;
         file.metadata.insert(KEY.into(), json);
         Ok(())
     }
 
     fn parse(header: &Header, path: &Path) -> Result<NetworkInfo> {
         let json = header.metadata.get(KEY).ok_or_else(|| {
-            Error::file(path, "holds tensors but no demist configuration, so its network is unknown")
+            Error::file(
+                path,
+                "holds tensors but no demist configuration, so its network is unknown",
+            )
         })?;
         let info: NetworkInfo = serde_json::from_str(json)
             .map_err(|e| Error::file(path, format!("its configuration cannot be read: {e}")))?;
@@ -85,11 +89,14 @@ impl NetworkInfo {
         let by_name = classes.iter().position(|c| c == name);
         let by_number = || name.parse().ok().filter(|i| *i < self.model.num_classes.unwrap_or(0));
         match (self.model.num_classes, by_name.or_else(by_number)) {
-            (None, _) => Err(Error::Config("the network is not conditional, it has no classes".into())),
-            (Some(_), Some(i)) => Ok(i as u32),
-            (Some(_), None) => {
-                Err(Error::Config(format!("unknown class `{name}`; there are {}", classes.join(", "))))
+            (None, _) => {
+                Err(Error::Config("the network is not conditional, it has no classes".into()))
             }
+            (Some(_), Some(i)) => Ok(i as u32),
+            (Some(_), None) => Err(Error::Config(format!(
+                "unknown class `{name}`; there are {}",
+                classes.join(", ")
+            ))),
         }
     }
 }
@@ -115,7 +122,12 @@ pub fn read_network(path: &Path) -> Result<(NetworkInfo, TensorFile)> {
 ///
 /// # Errors
 /// [`Error::Io`] if `path` cannot be written.
-pub fn write_network(path: &Path, info: &NetworkInfo, mut file: TensorFile, half: bool) -> Result<()> {
+pub fn write_network(
+    path: &Path,
+    info: &NetworkInfo,
+    mut file: TensorFile,
+    half: bool,
+) -> Result<()> {
     info.attach(&mut file)?;
     file.write_as(path, if half { Storage::F16 } else { Storage::F32 })
 }

@@ -41,8 +41,8 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     );
     // Only sizes matter here; a device may bind less, which its own plan then says.
     let caps = Caps { max_binding: u64::MAX / 8, max_buffer: u64::MAX / 8, ..Caps::default() };
-    let wiring = SamplingGraph::new(&model, args.batch, false)?;
-    let plan = wiring.plan(&caps, false)?;
+    let wiring = SamplingGraph::new(&model, args.batch, false, false)?;
+    let plan = wiring.plan(&caps)?;
     let parameters: usize = wiring.graph.params.iter().map(|p| p.len()).sum();
     println!("parameters  {parameters} in {} tensors", wiring.graph.params.len());
     let report = plan.report();

@@ -27,8 +27,8 @@ pub fn load(
     file: &TensorFile,
     batch: usize,
 ) -> Result<Loaded> {
-    let wiring = SamplingGraph::new(&info.model, batch, false)?;
-    let plan = wiring.plan(&ctx.gpu.caps, false)?;
+    let wiring = SamplingGraph::new(&info.model, batch, false, false)?;
+    let plan = wiring.plan(&ctx.gpu.caps)?;
     let params = &wiring.graph.params;
     // A run's state holds several sets; its average is what should be drawn from.
     let prefix = if info.holds == "state" { "ema." } else { "" };

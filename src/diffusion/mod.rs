@@ -11,10 +11,12 @@
 
 pub mod config;
 pub mod respace;
+mod sampling;
 pub mod schedule;
 pub mod tables;
 
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
 pub use respace::{SpacedSchedule, space_timesteps};
+pub use sampling::{ImageSampler, SampleOptions, SamplingGraph};
 pub use schedule::named_betas;
 pub use tables::{QSampleCoefs, Sampler, Tables, Update, apply_update, apply_update_f64, q_sample};

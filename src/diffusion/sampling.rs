@@ -40,38 +40,44 @@ pub struct SamplingGraph {
     pub rng: TensorId,
     /// Noise written by the host instead of drawn, if asked for.
     pub noise: Option<TensorId>,
-    /// The predicted clean image.
-    pub x0: TensorId,
+    /// The predicted clean image, if it is kept.
+    pub x0: Option<TensorId>,
 }
 
 impl SamplingGraph {
-    /// Describes one step for `n` images.
+    /// Describes one step for `n` images; `given_noise` takes the noise from
+    /// the host, `keep_x0` keeps the predicted clean image.
     ///
     /// # Errors
     /// [`Error::Config`] for impossible options.
-    pub fn new(model: &UNetConfig, n: usize, given_noise: bool) -> Result<SamplingGraph> {
+    pub fn new(
+        model: &UNetConfig,
+        n: usize,
+        given_noise: bool,
+        keep_x0: bool,
+    ) -> Result<SamplingGraph> {
         let mut g = Graph::new();
         let image = [n, model.image_size, model.image_size, model.in_channels];
         let x = g.input("x", &image, DType::F32);
         let t = g.input("t", &[n], DType::F32);
         let labels = model.num_classes.map(|_| g.input("labels", &[n], DType::U32));
-        let update = g.input("update", &[ops::UPDATE_WORDS], DType::U32);
+        let update = g.input("update", &[ops::DENOISE_COEFS], DType::F32);
         let rng = g.input("random state", &[4], DType::U32);
         let noise = given_noise.then(|| g.input("noise", &image, DType::F32));
         let out = build(model, &mut g, x, t, labels, None)?;
-        let x0 = ops::denoise(&mut g, x, out, update, rng, noise)?;
+        let x0 = ops::denoise(&mut g, x, out, update, rng, noise, keep_x0)?;
         Ok(SamplingGraph { graph: g, x, t, labels, update, rng, noise, x0 })
     }
 
-    /// Plans it; `keep_x0` keeps the predicted image for the host.
+    /// Plans it.
     ///
     /// # Errors
     /// [`Error::Memory`] if a tensor exceeds the device's limits.
-    pub fn plan(&self, caps: &crate::gpu::Caps, keep_x0: bool) -> Result<Plan> {
+    pub fn plan(&self, caps: &crate::gpu::Caps) -> Result<Plan> {
         let mut lower = Lower::new(&self.graph, caps);
         lower.forward()?;
-        let keep = [self.x, self.x0];
-        Plan::new(&self.graph, lower, &keep[..if keep_x0 { 2 } else { 1 }], PlanOptions::default())
+        let keep: Vec<TensorId> = std::iter::once(self.x).chain(self.x0).collect();
+        Plan::new(&self.graph, lower, &keep, PlanOptions::default())
     }
 }
 
@@ -98,8 +104,8 @@ impl ImageSampler {
         flat: &FlatBuffers,
         weights: FlatKind,
     ) -> Result<ImageSampler> {
-        let wiring = SamplingGraph::new(model, batch, false)?;
-        let plan = wiring.plan(&ctx.gpu.caps, false)?;
+        let wiring = SamplingGraph::new(model, batch, false, false)?;
+        let plan = wiring.plan(&ctx.gpu.caps)?;
         let options = CompileOptions { weights, ..Default::default() };
         let program = Program::compile(ctx, plan, flat, options)?;
         let conditional = model.num_classes.is_some();
@@ -131,7 +137,11 @@ impl ImageSampler {
         let schedule = SpacedSchedule::new(&self.diffusion, &options.respacing)?;
         let tables = schedule.tables()?;
         if count > self.batch || (self.conditional && labels.len() != count) {
-            let detail = format!("{count} images with {} labels for a batch of {}", labels.len(), self.batch);
+            let detail = format!(
+                "{count} images with {} labels for a batch of {}",
+                labels.len(),
+                self.batch
+            );
             return Err(Error::shape("sample", detail));
         }
         let gpu = ctx.gpu;
@@ -177,7 +187,7 @@ impl ImageSampler {
         let update = tables.update_for(i, options.sampler, &self.diffusion, options.clip);
         let [lo, hi] = rng::key(options.seed);
         self.program.write(gpu, w.t, &vec![t; self.batch])?;
-        self.program.write(gpu, w.update, &[update])?;
+        self.program.write(gpu, w.update, &ops::denoise_coefs(&update))?;
         self.program.write(gpu, w.rng, &[lo, hi, i as u32, first as u32])?;
         self.program.run(gpu)
     }

@@ -77,16 +77,24 @@ fn kind(device_type: wgpu::DeviceType) -> &'static str {
 /// Order of preference of the default choice.
 fn rank(summary: &AdapterSummary) -> usize {
     let kinds = ["discrete", "integrated", "virtual", "other", "software"];
-    let kind = kinds.iter().position(|k| *k == summary.kind).unwrap_or(kinds.len());
-    // GL is the fallback of last resort: the same hardware shows up twice.
-    kind * 2 + usize::from(summary.backend == "gl")
+    kinds.iter().position(|k| *k == summary.kind).unwrap_or(kinds.len())
 }
 
-/// All adapters able to compute, best first.
+/// All adapters able to compute, best first. GL is asked only where nothing
+/// better answers (or the environment variable WGPU_BACKEND names it): it
+/// shows the same hardware once more, and its loader is noisy.
 fn adapters() -> Vec<(AdapterSummary, wgpu::Adapter)> {
-    let instance =
-        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all());
+    if let Some(wanted) = wgpu::Backends::from_env() {
+        return adapters_of(wanted);
+    }
+    let found = adapters_of(wgpu::Backends::all() - wgpu::Backends::GL);
+    if found.is_empty() { adapters_of(wgpu::Backends::GL) } else { found }
+}
+
+fn adapters_of(backends: wgpu::Backends) -> Vec<(AdapterSummary, wgpu::Adapter)> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
     let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(backends))
         .into_iter()
         .filter(|a| {

@@ -80,7 +80,8 @@ impl Gpu {
             let _ = sender.send(r);
         });
         self.wait()?;
-        let mapped = receiver.try_recv();
+        // Another thread's poll may have taken the callback and be about to call it.
+        let mapped = receiver.recv_timeout(WAIT_LIMIT);
         if !matches!(mapped, Ok(Ok(()))) {
             self.check()?;
             return Err(Error::Device(format!("{}: reading back failed", self.summary.name)));

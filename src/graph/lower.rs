@@ -1,6 +1,6 @@
 //! Lowering: from nodes to dispatches, forward and backward.
 
-use super::{Cost, DType, Dispatch, Graph, Node, Storage, TensorId, TensorInfo};
+use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
 use crate::gpu::Caps;
 use crate::kernel::{Access, Kernel};
 use crate::{Error, Result};
@@ -155,6 +155,28 @@ impl<'g> Lower<'g> {
             dtype: DType::F32,
             storage: Storage::Slot,
         })
+    }
+
+    /// A buffer of its own that the host writes or reads: settings, results
+    /// that belong to no node.
+    pub fn pinned(&mut self, name: &str, shape: &[usize], dtype: DType) -> TensorId {
+        let shape = shape.to_vec();
+        self.push_tensor(TensorInfo { name: name.into(), shape, dtype, storage: Storage::Pinned })
+    }
+
+    /// A whole chunk of a flat buffer, `len` elements long.
+    pub fn flat(&mut self, kind: FlatKind, chunk: usize, len: usize) -> TensorId {
+        self.push_tensor(TensorInfo {
+            name: format!("{kind:?} chunk {chunk}"),
+            shape: vec![len],
+            dtype: DType::F32,
+            storage: Storage::Flat(kind, chunk),
+        })
+    }
+
+    /// Names the dispatches that belong to no node.
+    pub fn set_label(&mut self, label: &str) {
+        self.label = label.into();
     }
 
     fn push_tensor(&mut self, info: TensorInfo) -> TensorId {

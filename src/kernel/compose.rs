@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 /// Files that shaders may `{% include %}` or `{% import %}`.
 const INCLUDES: &[(&str, &str)] = &[
+    ("blocks.wgsl", include_str!("../../shaders/blocks.wgsl")),
     ("common.wgsl", include_str!("../../shaders/common.wgsl")),
+    ("group_sum.wgsl", include_str!("../../shaders/group_sum.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
 ];

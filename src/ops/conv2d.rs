@@ -78,8 +78,10 @@ static SUM_SPLITS: Kernel = Kernel {
     defines: &["ACC"],
 };
 
-/// Register tiles (pixels x channels), largest first.
-const TILES: [(u32, u32); 3] = [(8, 8), (4, 8), (4, 4)];
+/// Register tiles (pixels x channels), largest first. The first spills on
+/// GPUs; software drivers keep registers in memory anyway and gain from fewer
+/// loads.
+const TILES: [(u32, u32); 4] = [(16, 8), (8, 8), (4, 8), (4, 4)];
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new()];
@@ -172,9 +174,10 @@ fn choose_tile(lower: &Lower, pixels: usize, channels: usize) -> (u32, u32, u32,
         (tm, tn, along, (pixels as u32).div_ceil(tm) * along)
     };
     let wide = |t: &(u32, u32)| channels > 4 || t.1 == 4;
+    let fits = |t: &(u32, u32)| lower.caps.software || t.0 * t.1 <= 64;
     let busy = |t: &(u32, u32)| u64::from(count(*t).3) >= wanted_invocations(lower);
     let last = TILES[TILES.len() - 1];
-    count(TILES.into_iter().find(|t| wide(t) && busy(t)).unwrap_or(last))
+    count(TILES.into_iter().find(|t| fits(t) && wide(t) && busy(t)).unwrap_or(last))
 }
 
 /// y = conv(x, weight) + bias (+ emb) (+ residual).
@@ -232,7 +235,12 @@ pub(super) fn launch_backward_weight(
     (dweight, acc): (TensorId, bool),
     dbias: TensorId,
 ) -> Result<()> {
-    let (tm, tn) = (if g.cin > 4 { 8 } else { 4 }, if g.cout > 4 { 8 } else { 4 });
+    let tm = match g.cin {
+        0..=4 => 4,
+        16.. if lower.caps.software => 16,
+        _ => 8,
+    };
+    let tn = if g.cout > 4 { 8 } else { 4 };
     let (tiles_m, tiles_n) = (g.cin.div_ceil(tm), g.cout.div_ceil(tn));
     let taps = g.kernel * g.kernel;
     let outputs = (taps * tiles_m * tiles_n) as u64;

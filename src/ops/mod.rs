@@ -2,22 +2,43 @@
 //! backward and the kernels it launches. `shaders/`, `reference/` and
 //! `tests/` use the same names.
 
+mod adamw;
 mod add;
+mod attention;
+mod blocks;
 mod concat;
 mod conv2d;
+mod denoise;
+mod dropout;
+mod gaussian;
+mod grad_norm;
 mod group_norm;
+mod label_embedding;
 mod linear;
+mod loss;
 mod pixels;
+mod q_sample;
 mod resample;
 mod silu;
+mod timestep_embedding;
 
-pub use add::add;
+pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
+pub use add::{add, add_into};
+pub use attention::{AttentionOrder, attention};
 pub use concat::concat;
 pub use conv2d::{Conv2d, conv2d};
+pub use denoise::{DENOISE_COEFS, denoise, denoise_coefs};
+pub use dropout::dropout;
+pub use gaussian::gaussian;
+pub use grad_norm::grad_norm;
 pub use group_norm::{GroupNorm, group_norm};
+pub use label_embedding::label_embedding;
 pub use linear::linear;
+pub use loss::{mse, weighted_sum};
+pub use q_sample::{q_sample, q_sample_with};
 pub use resample::{downsample2, upsample2};
 pub use silu::silu;
+pub use timestep_embedding::timestep_embedding;
 
 use crate::graph::{Launch, Lower, TensorId};
 use crate::kernel::Kernel;
@@ -37,10 +58,20 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut all = Vec::new();
     all.extend(conv2d::kernels());
     all.extend(add::kernels());
+    all.extend(attention::kernels());
     all.extend(concat::kernels());
     all.extend(group_norm::kernels());
     all.extend(resample::kernels());
     all.extend(silu::kernels());
+    all.extend(dropout::kernels());
+    all.extend(label_embedding::kernels());
+    all.extend(timestep_embedding::kernels());
+    all.extend(loss::kernels());
+    all.extend(gaussian::kernels());
+    all.extend(q_sample::kernels());
+    all.extend(denoise::kernels());
+    all.extend(grad_norm::kernels());
+    all.extend(adamw::kernels());
     all.push((&SUM_ROWS, vec![vec![0], vec![1]]));
     all
 }

@@ -85,7 +85,8 @@ impl TrainConfig {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return fail(format!("learning rate {} is not positive", self.lr));
         }
-        for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2), ("ema rate", self.ema_rate)] {
+        for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2), ("ema rate", self.ema_rate)]
+        {
             if !(0.0..1.0).contains(&v) {
                 return fail(format!("{name} {v} is not in [0, 1)"));
             }
@@ -113,6 +114,10 @@ impl TrainConfig {
 
     /// Decay of the averaged weights at step `step` (from 0).
     pub fn ema_at(&self, step: u64) -> f64 {
-        if self.ema_warmup { self.ema_rate.min((1 + step) as f64 / (10 + step) as f64) } else { self.ema_rate }
+        if self.ema_warmup {
+            self.ema_rate.min((1 + step) as f64 / (10 + step) as f64)
+        } else {
+            self.ema_rate
+        }
     }
 }

@@ -152,7 +152,8 @@ pub fn train(
     stop: &StopFlag,
     on_event: &mut dyn FnMut(Event) -> Result<()>,
 ) -> Result<TrainOutcome> {
-    std::fs::create_dir_all(&options.folder).map_err(|e| Error::io("create", &options.folder, e))?;
+    std::fs::create_dir_all(&options.folder)
+        .map_err(|e| Error::io("create", &options.folder, e))?;
     let step = TrainStep::new(ctx, &info.model, &info.diffusion, &info.training, Noise::Drawn)?;
     if options.resume {
         info.progress = load_state(ctx, &step, &options.folder)?;
@@ -324,9 +325,19 @@ impl Run<'_> {
             state.tensors.extend(parameters_to_tensors(params, &values, prefix)?);
         }
         let path = folder.join("state.safetensors");
-        write_network(&path, &NetworkInfo { holds: "state".into(), ..self.info.clone() }, state, false)?;
+        write_network(
+            &path,
+            &NetworkInfo { holds: "state".into(), ..self.info.clone() },
+            state,
+            false,
+        )?;
         let path = folder.join("network.safetensors");
-        write_network(&path, &NetworkInfo { holds: "ema".into(), ..self.info.clone() }, network, false)?;
+        write_network(
+            &path,
+            &NetworkInfo { holds: "ema".into(), ..self.info.clone() },
+            network,
+            false,
+        )?;
         (self.on_event)(Event::Wrote(&path))?;
         self.plot()
     }
@@ -356,24 +367,41 @@ impl Run<'_> {
         let Some(sampler) = &self.sampler else { return Ok(()) };
         let steps = self.info.diffusion.diffusion_steps.min(25);
         let options = SampleOptions {
-            respacing: if steps < self.info.diffusion.diffusion_steps { format!("{steps}") } else { String::new() },
+            respacing: if steps < self.info.diffusion.diffusion_steps {
+                format!("{steps}")
+            } else {
+                String::new()
+            },
             sampler: Sampler::Ddim { eta: 0.0 },
             clip: true,
             seed: self.info.training.seed,
         };
         let mut images = Vec::new();
         for row in 0..rows {
-            let labels = if self.info.model.num_classes.is_some() { vec![row as u32; COLUMNS] } else { Vec::new() };
+            let labels = if self.info.model.num_classes.is_some() {
+                vec![row as u32; COLUMNS]
+            } else {
+                Vec::new()
+            };
             let first = (row * COLUMNS) as u64;
-            images.extend(sampler.sample(self.ctx, &options, first, &labels, COLUMNS, &mut |_, _| Ok(()))?);
+            images.extend(sampler.sample(
+                self.ctx,
+                &options,
+                first,
+                &labels,
+                COLUMNS,
+                &mut |_, _| Ok(()),
+            )?);
         }
         let (size, channels) = (self.info.model.image_size, self.info.model.in_channels);
         let folder = self.options.folder.join("samples");
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
         let path = folder.join(format!("step_{:07}.png", self.info.progress.step));
         let pixels = to_u8(&images);
-        let mut grid = Grid::new(&pixels, [size, size, channels], COLUMNS)
-            .title(format!("step {}, {} images seen", self.info.progress.step, self.info.progress.images_seen));
+        let mut grid = Grid::new(&pixels, [size, size, channels], COLUMNS).title(format!(
+            "step {}, {} images seen",
+            self.info.progress.step, self.info.progress.images_seen
+        ));
         if self.info.model.num_classes.is_some() {
             grid = grid.row_labels(self.info.data.classes.iter().take(rows).cloned());
         }

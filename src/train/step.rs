@@ -13,7 +13,7 @@ use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
 };
 use crate::model::{UNetConfig, build};
-use crate::ops::{self, OptimizerTensors};
+use crate::ops::{self, AdamW, OptimizerTensors};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
 use crate::{Result, rng};
 
@@ -76,7 +76,13 @@ pub struct TrainStep {
 }
 
 /// Appends noising, network and loss.
-fn wire(model: &UNetConfig, diffusion: &DiffusionConfig, n: usize, noise: Noise, g: &mut Graph) -> Result<Wiring> {
+fn wire(
+    model: &UNetConfig,
+    diffusion: &DiffusionConfig,
+    n: usize,
+    noise: Noise,
+    g: &mut Graph,
+) -> Result<Wiring> {
     let (size, channels) = (model.image_size, model.in_channels);
     let image = [n, size, size, channels];
     let inputs = Inputs {
@@ -103,7 +109,12 @@ fn wire(model: &UNetConfig, diffusion: &DiffusionConfig, n: usize, noise: Noise,
 }
 
 /// Lowers one micro-batch; the loss is added to the returned tensor.
-fn lower_micro(ctx: Context, graph: &Graph, wiring: &Wiring, accumulate: bool) -> Result<(Plan, TensorId)> {
+fn lower_micro(
+    ctx: Context,
+    graph: &Graph,
+    wiring: &Wiring,
+    accumulate: bool,
+) -> Result<(Plan, TensorId)> {
     let mut lower = Lower::new(graph, &ctx.gpu.caps);
     lower.accumulate_params(accumulate);
     lower.forward()?;
@@ -150,7 +161,13 @@ impl TrainStep {
         let wiring = wire(model, diffusion, config.micro_batch, noise, &mut graph)?;
         let (plan, loss_sum) = lower_micro(ctx, &graph, &wiring, false)?;
         let layout = plan.params.clone();
-        let kinds = [FlatKind::Weights, FlatKind::Grads, FlatKind::ExpAvg, FlatKind::ExpAvgSq, FlatKind::Ema];
+        let kinds = [
+            FlatKind::Weights,
+            FlatKind::Grads,
+            FlatKind::ExpAvg,
+            FlatKind::ExpAvgSq,
+            FlatKind::Ema,
+        ];
         let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds)?;
         let first = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
         let rest = if config.micro_batches() > 1 {
@@ -198,23 +215,34 @@ impl TrainStep {
     /// Timestep of image number `image` of the stream at step `step`, uniform.
     pub fn draw_timestep(&self, step: u64, image: u64) -> usize {
         let n = self.tables.num_steps() as u32;
-        rng::uniform_below(self.config.seed, step as u32, rng::STREAM_TIMESTEP, image as u32, 0, n) as usize
+        rng::uniform_below(self.config.seed, step as u32, rng::STREAM_TIMESTEP, image as u32, 0, n)
+            as usize
     }
 
     /// Runs micro-batch number `part` of step `step`.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] for arrays of the wrong length, [`crate::Error::Device`] on a fault.
-    pub fn micro_step(&self, ctx: Context, step: u64, part: usize, batch: &MicroBatch) -> Result<Ticket> {
+    pub fn micro_step(
+        &self,
+        ctx: Context,
+        step: u64,
+        part: usize,
+        batch: &MicroBatch,
+    ) -> Result<Ticket> {
         let program = match (&self.rest, part) {
             (Some(rest), 1..) => rest,
             _ => &self.first,
         };
         let gpu = ctx.gpu;
         let i = &self.wiring.inputs;
-        let t: Vec<f32> =
-            batch.timesteps.iter().map(|t| self.schedule.model_timestep(*t, &self.diffusion)).collect();
-        let coefs: Vec<_> = batch.timesteps.iter().map(|t| self.tables.q_sample_coefs(*t)).collect();
+        let t: Vec<f32> = batch
+            .timesteps
+            .iter()
+            .map(|t| self.schedule.model_timestep(*t, &self.diffusion))
+            .collect();
+        let coefs: Vec<_> =
+            batch.timesteps.iter().map(|t| self.tables.q_sample_coefs(*t)).collect();
         let [lo, hi] = rng::key(self.config.seed);
         let weight = 1.0 / self.config.batch_size as f32;
         program.write(gpu, i.x0, batch.images)?;
@@ -237,22 +265,17 @@ impl TrainStep {
     /// [`crate::Error::Device`] on a fault.
     pub fn update(&self, ctx: Context, step: u64) -> Result<Ticket> {
         let c = &self.config;
-        let count = (step + 1) as i32;
-        let hyper = ops::Hyper {
-            lr: c.lr_at(step) as f32,
-            beta1: c.beta1 as f32,
-            beta2: c.beta2 as f32,
-            one_minus_beta1: (1.0 - c.beta1) as f32,
-            one_minus_beta2: (1.0 - c.beta2) as f32,
-            eps: c.eps as f32,
-            weight_decay: c.weight_decay as f32,
-            bias_correction1: (1.0 - c.beta1.powi(count)) as f32,
-            bias_correction2: (1.0 - c.beta2.powi(count)) as f32,
-            ema_rate: c.ema_at(step) as f32,
-            one_minus_ema_rate: (1.0 - c.ema_at(step)) as f32,
-            max_norm: c.max_grad_norm as f32,
+        let settings = AdamW {
+            lr: c.lr_at(step),
+            beta1: c.beta1,
+            beta2: c.beta2,
+            eps: c.eps,
+            weight_decay: c.weight_decay,
+            ema_rate: c.ema_at(step),
+            max_norm: c.max_grad_norm,
         };
-        self.optimizer.write(ctx.gpu, self.optimizer_tensors.hyper, &[hyper])?;
+        let hyper = settings.hyper(step + 1);
+        self.optimizer.write(ctx.gpu, self.optimizer_tensors.hyper, &hyper)?;
         self.optimizer.run(ctx.gpu)
     }
 
@@ -281,7 +304,11 @@ impl TrainStep {
     }
 }
 
-fn compile_optimizer(ctx: Context, layout: &ParamLayout, flat: &FlatBuffers) -> Result<(Program, OptimizerTensors)> {
+fn compile_optimizer(
+    ctx: Context,
+    layout: &ParamLayout,
+    flat: &FlatBuffers,
+) -> Result<(Program, OptimizerTensors)> {
     let graph = Graph::new();
     let mut lower = Lower::new(&graph, &ctx.gpu.caps);
     let tensors = ops::optimizer_step(&mut lower, layout)?;

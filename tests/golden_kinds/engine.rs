@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, Sampler, SamplingGraph, SpacedSchedule};
+use demist::diffusion::{
+    DiffusionConfig, MeanType, NoiseSchedule, Sampler, SamplingGraph, SpacedSchedule,
+};
 use demist::gpu::Gpu;
 use demist::graph::{DType, FlatKind, Graph, Lower, ParamInfo, Plan, PlanOptions};
 use demist::model::{UNetConfig, build};
@@ -39,7 +41,9 @@ fn diffusion_config(flags: &Value) -> Result<DiffusionConfig, String> {
     let mut config = DiffusionConfig::default();
     for (key, value) in flags.as_object().into_iter().flatten() {
         match (key.as_str(), value) {
-            ("noise_schedule", Value::String(s)) if s == "cosine" => config.noise_schedule = NoiseSchedule::Cosine,
+            ("noise_schedule", Value::String(s)) if s == "cosine" => {
+                config.noise_schedule = NoiseSchedule::Cosine
+            }
             ("noise_schedule", Value::String(s)) if s == "linear" => {}
             ("predict_xstart", Value::Bool(x0)) => {
                 config.mean_type = if *x0 { MeanType::XStart } else { MeanType::Epsilon };
@@ -85,7 +89,8 @@ pub fn run_unet(case: &unet::Case) -> Outputs {
     lower.forward().map_err(text)?;
     let plan = Plan::new(&g, lower, &keep, PlanOptions::default()).map_err(text)?;
     let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights]).map_err(text)?;
-    flat.write(ctx.gpu, FlatKind::Weights, &g.params, &weights(&g.params, case.salt)).map_err(text)?;
+    flat.write(ctx.gpu, FlatKind::Weights, &g.params, &weights(&g.params, case.salt))
+        .map_err(text)?;
     let options = CompileOptions { poison: true, ..Default::default() };
     let program = Program::compile(ctx, plan, &flat, options).map_err(text)?;
     program.write(ctx.gpu, x, &nhwc(case.shape, &case.x)).map_err(text)?;
@@ -104,7 +109,9 @@ pub fn run_unet(case: &unet::Case) -> Outputs {
 }
 
 fn train_config(optim: &Value, batch: usize) -> Result<TrainConfig, String> {
-    let number = |pointer: &str| optim.pointer(pointer).and_then(Value::as_f64).ok_or(format!("optim{pointer}"));
+    let number = |pointer: &str| {
+        optim.pointer(pointer).and_then(Value::as_f64).ok_or(format!("optim{pointer}"))
+    };
     Ok(TrainConfig {
         batch_size: batch,
         micro_batch: batch,
@@ -165,12 +172,13 @@ pub fn run_train(case: &train::Case) -> Outputs {
 }
 
 /// The loops that fixed variances define: DDIM always, DDPM unless the
-/// network's variance is learned. `wanted` tells which loop steps are stored.
-pub fn run_sample(case: &sample::Case, wanted: &dyn Fn(&str) -> bool) -> Outputs {
+/// network's variance is learned.
+pub fn run_sample(case: &sample::Case) -> Outputs {
     let ctx = context();
     let model = model_config(case.model)?;
     let diffusion = diffusion_config(&case.config["diffusion"])?;
-    let respacing = case.config.pointer("/diffusion/timestep_respacing").and_then(Value::as_str).unwrap_or("");
+    let respacing =
+        case.config.pointer("/diffusion/timestep_respacing").and_then(Value::as_str).unwrap_or("");
     let schedule = SpacedSchedule::new(&diffusion, respacing).map_err(text)?;
     let map: Vec<i64> = schedule.timestep_map.iter().map(|t| *t as i64).collect();
     if map != case.timestep_map {
@@ -178,8 +186,8 @@ pub fn run_sample(case: &sample::Case, wanted: &dyn Fn(&str) -> bool) -> Outputs
     }
     let tables = schedule.tables().map_err(text)?;
     let [n, c, h, w] = case.shape;
-    let wiring = SamplingGraph::new(&model, n, true).map_err(text)?;
-    let plan = wiring.plan(&ctx.gpu.caps, true).map_err(text)?;
+    let wiring = SamplingGraph::new(&model, n, true, true).map_err(text)?;
+    let plan = wiring.plan(&ctx.gpu.caps).map_err(text)?;
     let params = &wiring.graph.params;
     let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights]).map_err(text)?;
     flat.write(ctx.gpu, FlatKind::Weights, params, &weights(params, case.salt)).map_err(text)?;
@@ -188,6 +196,8 @@ pub fn run_sample(case: &sample::Case, wanted: &dyn Fn(&str) -> bool) -> Outputs
         let labels: Vec<u32> = case.y.iter().map(|y| *y as u32).collect();
         program.write(ctx.gpu, id, &labels).map_err(text)?;
     }
+    let learned = case.config.pointer("/diffusion/learn_sigma") == Some(&Value::Bool(true));
+    let keep: Vec<_> = std::iter::once(wiring.x).chain(wiring.x0).collect();
     let mut outputs = BTreeMap::new();
     for (name, sampler, clip) in [
         ("ddim", Sampler::Ddim { eta: 0.0 }, true),
@@ -196,7 +206,7 @@ pub fn run_sample(case: &sample::Case, wanted: &dyn Fn(&str) -> bool) -> Outputs
         ("p", Sampler::Ddpm, true),
         ("p_noclip", Sampler::Ddpm, false),
     ] {
-        if !wanted(name) {
+        if learned && name.starts_with('p') {
             continue;
         }
         program.write(ctx.gpu, wiring.x, &nhwc(case.shape, &case.x_t)).map_err(text)?;
@@ -204,13 +214,16 @@ pub fn run_sample(case: &sample::Case, wanted: &dyn Fn(&str) -> bool) -> Outputs
             let t = schedule.model_timestep(i, &diffusion);
             program.write(ctx.gpu, wiring.t, &vec![t; n]).map_err(text)?;
             let update = tables.update_for(i, sampler, &diffusion, clip);
-            program.write(ctx.gpu, wiring.update, &[update]).map_err(text)?;
+            program
+                .write(ctx.gpu, wiring.update, &demist::ops::denoise_coefs(&update))
+                .map_err(text)?;
             if let Some(id) = wiring.noise {
                 program.write(ctx.gpu, id, &nhwc(case.shape, &case.noise(done))).map_err(text)?;
             }
             program.run(ctx.gpu).map_err(text)?;
-            let read = program.read(ctx.gpu, &[wiring.x, wiring.x0]).map_err(text)?;
-            outputs.insert(format!("out.{name}.{done}.sample"), nhwc_to_nchw(&read[0], [n, c, h, w]));
+            let read = program.read(ctx.gpu, &keep).map_err(text)?;
+            outputs
+                .insert(format!("out.{name}.{done}.sample"), nhwc_to_nchw(&read[0], [n, c, h, w]));
             outputs.insert(format!("out.{name}.{done}.x0"), nhwc_to_nchw(&read[1], [n, c, h, w]));
         }
     }

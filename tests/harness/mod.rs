@@ -90,6 +90,8 @@ pub struct Args<'a> {
     /// In device layout and graph order.
     pub params: &'a [Vec<f32>],
     pub dy: &'a [f32],
+    /// Whether the op stands in the middle of the graph.
+    pub mid: bool,
 }
 
 /// What the twin returns; gradients in the order of inputs and parameters.
@@ -293,7 +295,8 @@ impl Case<'_> {
         let factor = if mid { 2.0 } else { 1.0 };
         let u: Vec<_> = inputs.iter().map(|x| scaled(x, factor)).collect();
         let dy = scaled(&seeds[0], factor);
-        let twin = (self.twin)(&Args { inputs: &u, integers: &self.integers, params, dy: &dy });
+        let twin =
+            (self.twin)(&Args { inputs: &u, integers: &self.integers, params, dy: &dy, mid });
         let name = if mid { format!("{} mid-graph", self.name) } else { self.name.clone() };
         close(&name, "y", &run.out, &scaled(&twin.y, factor), self.tolerance);
         for (i, want) in twin.input_grads.iter().enumerate().filter(|(_, w)| !w.is_empty()) {

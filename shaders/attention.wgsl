@@ -1,0 +1,137 @@
+// Self-attention with a streaming softmax:
+//   s[i, j] = scale * dot(q[i], k[j]),  y[i] = sum over j of softmax_j(s)[i, j] * v[j]
+// An invocation owns TQ queries of one head of one image and walks the keys TK
+// at a time, keeping the running maximum, sum and weighted values; when the
+// maximum grows, what has been summed fades by the same factor. Exponentials
+// are taken to base 2, so lse is log2 of the sum of exp(s).
+//   HOLD: the queries stay in registers (small heads); otherwise they are read
+//   again for every block of keys, and SLICES invocations share the channels of y.
+{% include "common.wgsl" %}
+{% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
+{% set T = "vec4<f32>" if VEC else "f32" %}
+
+struct Params {
+    tokens: u32, heads: u32, channels: u32,
+    head_stride: u32, k_off: u32, v_off: u32,
+    blocks: u32, tasks: u32, scale: f32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> qkv: array<{{ T }}>;            // [n, tokens, 3 channels]
+@group(0) @binding(2) var<storage, read_write> y: array<{{ T }}>;        // [n, tokens, channels]
+@group(0) @binding(3) var<storage, read_write> lse: array<f32>;          // [n, heads, tokens]
+
+// Four channels of the head whose channels start at `base`, zero past its end.
+fn load(base: u32, chunk: u32) -> vec4<f32> {
+{% if VEC %}
+    return qkv[(base >> 2u) + chunk];
+{% else %}
+    let i = base + 4u * chunk;
+    let last = {{ D }}u - 4u * chunk - 1u;
+    let v = vec4<f32>(qkv[i], qkv[i + min(1u, last)], qkv[i + min(2u, last)], qkv[i + min(3u, last)]);
+    return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(last));
+{% endif %}
+}
+
+fn store(base: u32, chunk: u32, v: vec4<f32>) {
+{% if VEC %}
+    y[(base >> 2u) + chunk] = v;
+{% else %}
+    for (var k = 0u; k < min(4u, {{ D }}u - 4u * chunk); k += 1u) {
+        y[base + 4u * chunk + k] = v[k];
+    }
+{% endif %}
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    // A workgroup stays within one head of one image, so that what it streams
+    // is the same for all its invocations.
+    let task = flat_group(group, groups);
+    let first = ((task % p.blocks) * 64u + local) * {{ TQ }}u;
+    if first >= p.tokens || task >= p.tasks {
+        return;
+    }
+{% if SLICES > 1 %}
+    let slice = (task / p.blocks) % {{ SLICES }}u;
+    let pair = task / p.blocks / {{ SLICES }}u;
+{% else %}
+    let slice = 0u;
+    let pair = task / p.blocks;
+{% endif %}
+    let head = pair % p.heads;
+    let token0 = (pair / p.heads) * p.tokens;
+    let start = head * p.head_stride;
+    let row = 3u * p.channels;
+    let last = p.tokens - 1u;
+    let scale = p.scale * 1.4426950408889634;
+{% for i in range(TQ) %}
+    let q_at{{ i }} = (token0 + min(first + {{ i }}u, last)) * row + start;
+    var top{{ i }} = -3.4e38;
+    var sum{{ i }} = 0.0;
+{% if HOLD %}{% for c in range(D4) %}
+    let q{{ i }}_{{ c }} = scale * load(q_at{{ i }}, {{ c }}u);
+{% endfor %}{% endif %}
+{% for c in range(S4) %}
+    var a{{ i }}_{{ c }} = vec4<f32>(0.0);
+{% endfor %}{% endfor %}
+    for (var key = 0u; key < p.tokens; key += {{ TK }}u) {
+{% for j in range(TK) %}
+        let at{{ j }} = (token0 + min(key + {{ j }}u, last)) * row + start;
+{% for i in range(TQ) %}
+        var s{{ i }}_{{ j }} = 0.0;
+{% endfor %}{% endfor %}
+{% if HOLD %}
+{% for c in range(D4) %}{% for j in range(TK) %}
+        let k{{ j }}_{{ c }} = load(at{{ j }} + p.k_off, {{ c }}u);
+{% for i in range(TQ) %}
+        s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
+{% endfor %}{% endfor %}{% endfor %}
+{% else %}
+        for (var c = 0u; c < {{ D4 }}u; c += 1u) {
+{% for i in range(TQ) %}
+            let q{{ i }} = scale * load(q_at{{ i }}, c);
+{% endfor %}{% for j in range(TK) %}
+            let k{{ j }} = load(at{{ j }} + p.k_off, c);
+{% for i in range(TQ) %}
+            s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
+{% endfor %}{% endfor %}
+        }
+{% endif %}
+{% for i in range(TQ) %}
+        // Keys past the end repeat the last one, which cannot raise the maximum.
+        let old{{ i }} = top{{ i }};
+{% for j in range(TK) %}
+        top{{ i }} = max(top{{ i }}, s{{ i }}_{{ j }});
+{% endfor %}
+        let fade{{ i }} = exp2(old{{ i }} - top{{ i }});
+        sum{{ i }} *= fade{{ i }};
+{% for j in range(TK) %}
+        let w{{ i }}_{{ j }} = {% if j %}select(0.0, exp2(s{{ i }}_{{ j }} - top{{ i }}), key + {{ j }}u < p.tokens){% else %}exp2(s{{ i }}_0 - top{{ i }}){% endif %};
+        sum{{ i }} += w{{ i }}_{{ j }};
+{% endfor %}{% endfor %}
+{% for c in range(S4) %}
+{% if SLICES > 1 %}
+        let c{{ c }} = min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u);
+{% endif %}
+{% for j in range(TK) %}
+        let v{{ j }}_{{ c }} = load(at{{ j }} + p.v_off, {% if SLICES > 1 %}c{{ c }}{% else %}{{ c }}u{% endif %});
+{% endfor %}
+{% for i in range(TQ) %}
+        a{{ i }}_{{ c }} = fade{{ i }} * a{{ i }}_{{ c }}{% for j in range(TK) %} + w{{ i }}_{{ j }} * v{{ j }}_{{ c }}{% endfor %};
+{% endfor %}{% endfor %}
+    }
+{% for i in range(TQ) %}
+    if first + {{ i }}u < p.tokens {
+        let to{{ i }} = (token0 + first + {{ i }}u) * p.channels + head * {{ D }}u;
+        let inverse{{ i }} = 1.0 / sum{{ i }};
+{% for c in range(S4) %}
+{% if SLICES > 1 %}
+        if slice * {{ S4 }}u + {{ c }}u < {{ D4 }}u { store(to{{ i }}, slice * {{ S4 }}u + {{ c }}u, inverse{{ i }} * a{{ i }}_{{ c }}); }
+{% else %}
+        store(to{{ i }}, {{ c }}u, inverse{{ i }} * a{{ i }}_{{ c }});
+{% endif %}
+{% endfor %}
+        if slice == 0u { lse[pair * p.tokens + first + {{ i }}u] = top{{ i }} + log2(sum{{ i }}); }
+    }
+{% endfor %}
+}

@@ -1,0 +1,142 @@
+// Gradient of self-attention with respect to the queries. The weights are
+// rebuilt from the saved lse, w[i, j] = exp(s[i, j]) / sum_j exp(s[i, j]); then
+//   delta[i] = dot(dy[i], y[i])                (= sum over j of w[i, j] * dot(dy[i], v[j]))
+//   ds[i, j] = w[i, j] * (dot(dy[i], v[j]) - delta[i])
+//   dq[i]    = scale * sum over j of ds[i, j] * k[j]
+// An invocation owns TQ queries and walks the keys TK at a time; delta is
+// stored for attention_dkv.wgsl. HOLD and SLICES as in attention.wgsl, the
+// channels shared out being those of dq.
+{% include "common.wgsl" %}
+{% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
+{% set T = "vec4<f32>" if VEC else "f32" %}
+
+struct Params {
+    tokens: u32, heads: u32, channels: u32,
+    head_stride: u32, k_off: u32, v_off: u32,
+    blocks: u32, tasks: u32, scale: f32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> qkv: array<{{ T }}>;            // [n, tokens, 3 channels]
+@group(0) @binding(2) var<storage, read> y: array<{{ T }}>;              // [n, tokens, channels]
+@group(0) @binding(3) var<storage, read> dy: array<{{ T }}>;             // [n, tokens, channels]
+@group(0) @binding(4) var<storage, read> lse: array<f32>;                // [n, heads, tokens]
+@group(0) @binding(5) var<storage, read_write> delta: array<f32>;        // [n, heads, tokens]
+@group(0) @binding(6) var<storage, read_write> dqkv: array<{{ T }}>;     // [n, tokens, 3 channels]
+
+// Four channels of the head whose channels start at `base`, zero past its end.
+{% for name in ["qkv", "y", "dy"] %}
+fn load_{{ name }}(base: u32, chunk: u32) -> vec4<f32> {
+{% if VEC %}
+    return {{ name }}[(base >> 2u) + chunk];
+{% else %}
+    let i = base + 4u * chunk;
+    let last = {{ D }}u - 4u * chunk - 1u;
+    let v = vec4<f32>({{ name }}[i], {{ name }}[i + min(1u, last)], {{ name }}[i + min(2u, last)], {{ name }}[i + min(3u, last)]);
+    return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(last));
+{% endif %}
+}
+{% endfor %}
+
+fn store(base: u32, chunk: u32, v: vec4<f32>) {
+{% if VEC %}
+    let i = (base >> 2u) + chunk;
+    dqkv[i] = v{% if ACC %} + dqkv[i]{% endif %};
+{% else %}
+    for (var k = 0u; k < min(4u, {{ D }}u - 4u * chunk); k += 1u) {
+        let i = base + 4u * chunk + k;
+        dqkv[i] = v[k]{% if ACC %} + dqkv[i]{% endif %};
+    }
+{% endif %}
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    // A workgroup stays within one head of one image, so that what it streams
+    // is the same for all its invocations.
+    let task = flat_group(group, groups);
+    let first = ((task % p.blocks) * 64u + local) * {{ TQ }}u;
+    if first >= p.tokens || task >= p.tasks {
+        return;
+    }
+{% if SLICES > 1 %}
+    let slice = (task / p.blocks) % {{ SLICES }}u;
+    let pair = task / p.blocks / {{ SLICES }}u;
+{% else %}
+    let slice = 0u;
+    let pair = task / p.blocks;
+{% endif %}
+    let head = pair % p.heads;
+    let token0 = (pair / p.heads) * p.tokens;
+    let start = head * p.head_stride;
+    let row = 3u * p.channels;
+    let last = p.tokens - 1u;
+    let scale = p.scale * 1.4426950408889634;
+{% for i in range(TQ) %}
+    let query{{ i }} = min(first + {{ i }}u, last);
+    let q_at{{ i }} = (token0 + query{{ i }}) * row + start;
+    let y_at{{ i }} = (token0 + query{{ i }}) * p.channels + head * {{ D }}u;
+    let lse{{ i }} = lse[pair * p.tokens + query{{ i }}];
+    var d{{ i }} = 0.0;
+{% if HOLD %}{% for c in range(D4) %}
+    let q{{ i }}_{{ c }} = scale * load_qkv(q_at{{ i }}, {{ c }}u);
+    let g{{ i }}_{{ c }} = load_dy(y_at{{ i }}, {{ c }}u);
+    d{{ i }} += dot(g{{ i }}_{{ c }}, load_y(y_at{{ i }}, {{ c }}u));
+{% endfor %}{% else %}
+    for (var c = 0u; c < {{ D4 }}u; c += 1u) {
+        d{{ i }} += dot(load_dy(y_at{{ i }}, c), load_y(y_at{{ i }}, c));
+    }
+{% endif %}
+{% for c in range(S4) %}
+    var a{{ i }}_{{ c }} = vec4<f32>(0.0);
+{% endfor %}{% endfor %}
+    for (var key = 0u; key < p.tokens; key += {{ TK }}u) {
+{% for j in range(TK) %}
+        let at{{ j }} = (token0 + min(key + {{ j }}u, last)) * row + start;
+{% for i in range(TQ) %}
+        var s{{ i }}_{{ j }} = 0.0;
+        var b{{ i }}_{{ j }} = 0.0;
+{% endfor %}{% endfor %}
+{% if HOLD %}
+{% for c in range(D4) %}{% for j in range(TK) %}
+        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.k_off, {{ c }}u);
+        let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.v_off, {{ c }}u);
+{% for i in range(TQ) %}
+        s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
+        b{{ i }}_{{ j }} += dot(g{{ i }}_{{ c }}, v{{ j }}_{{ c }});
+{% endfor %}{% endfor %}{% endfor %}
+{% else %}
+        for (var c = 0u; c < {{ D4 }}u; c += 1u) {
+{% for i in range(TQ) %}
+            let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
+            let g{{ i }} = load_dy(y_at{{ i }}, c);
+{% endfor %}{% for j in range(TK) %}
+            let k{{ j }} = load_qkv(at{{ j }} + p.k_off, c);
+            let v{{ j }} = load_qkv(at{{ j }} + p.v_off, c);
+{% for i in range(TQ) %}
+            s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
+            b{{ i }}_{{ j }} += dot(g{{ i }}, v{{ j }});
+{% endfor %}{% endfor %}
+        }
+{% endif %}
+{% for j in range(TK) %}{% for i in range(TQ) %}
+        let ds{{ i }}_{{ j }} = {% if j %}select(0.0, exp2(s{{ i }}_{{ j }} - lse{{ i }}), key + {{ j }}u < p.tokens){% else %}exp2(s{{ i }}_0 - lse{{ i }}){% endif %} * (b{{ i }}_{{ j }} - d{{ i }});
+{% endfor %}{% endfor %}
+{% for c in range(S4) %}
+{% if not HOLD %}
+        let c{{ c }} = min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u);
+{% for j in range(TK) %}
+        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.k_off, c{{ c }});
+{% endfor %}{% endif %}
+{% for i in range(TQ) %}
+        a{{ i }}_{{ c }} += {% for j in range(TK) %}{{ " + " if j }}ds{{ i }}_{{ j }} * k{{ j }}_{{ c }}{% endfor %};
+{% endfor %}{% endfor %}
+    }
+{% for i in range(TQ) %}
+    if first + {{ i }}u < p.tokens {
+{% for c in range(S4) %}
+        if slice * {{ S4 }}u + {{ c }}u < {{ D4 }}u { store(q_at{{ i }}, slice * {{ S4 }}u + {{ c }}u, p.scale * a{{ i }}_{{ c }}); }
+{% endfor %}
+        if slice == 0u { delta[pair * p.tokens + first + {{ i }}u] = d{{ i }}; }
+    }
+{% endfor %}
+}

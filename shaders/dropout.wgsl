@@ -1,0 +1,41 @@
+// Inverted dropout: y = x / (1 - p) where the element's random bits, read as a
+// fraction of one, are at least p, and 0 elsewhere. The bits are a function of
+// seed, step, image and node, so the backward pass computes the same mask
+// again from the same kernel. An invocation owns four elements of one image.
+{% include "common.wgsl" %}
+{% include "philox.wgsl" %}
+{% from "blocks.wgsl" import load, store %}
+
+struct Params {
+    n: u32, len: u32, blocks: u32, stream: u32,
+    probability: f32, scale: f32,
+}
+{% set T = "vec4<f32>" if VEC else "f32" %}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;              // [n, len]
+@group(0) @binding(2) var<storage, read> rng: array<vec4<u32>>;          // seed low, seed high, step, first image
+@group(0) @binding(3) var<storage, read_write> y: array<{{ T }}>;        // [n, len]
+
+{{ load("x", VEC) }}
+{% if ACC %}
+{{ load("y", VEC) }}
+{% endif %}
+{{ store("y", VEC) }}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let index = flat_group(group, groups) * 64u + local;
+    if index >= p.n * p.blocks {
+        return;
+    }
+    let image = index / p.blocks;
+    let block = index % p.blocks;
+    let start = image * p.len + block * 4u;
+    let last = image * p.len + p.len - 1u;
+    let state = rng[0];
+    let bits = philox(vec4<u32>(block, state.w + image, state.z, p.stream), state.xy);
+    let fraction = vec4<f32>(bits >> vec4<u32>(8u)) * 5.9604644775390625e-8;
+    let kept = select(vec4<f32>(0.0), vec4<f32>(p.scale), fraction >= vec4<f32>(p.probability));
+    let v = load_x(start, last) * kept;
+    store_y(start, last, v{% if ACC %} + load_y(start, last){% endif %});
+}

@@ -1,0 +1,41 @@
+// Adds the partial sums of one chunk to the sum over the chunks before (ACC),
+// and takes the root after the last one (ROOT). One workgroup. `norm` holds
+// the bits of a float, so that infinity can be written and tested exactly.
+{% include "common.wgsl" %}
+{% from "group_sum.wgsl" import group_sum %}
+
+struct Params {
+    parts: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> partial: array<f32>;            // [parts]
+@group(0) @binding(2) var<storage, read_write> norm: array<u32>;         // [1]
+
+{{ group_sum("vec2<f32>") }}
+
+// Positive infinity.
+const INF_BITS: u32 = 0x7f800000u;
+
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) local: u32) {
+    var sum = vec2<f32>(0.0);
+    for (var i = local; i < p.parts; i += 64u) {
+        let v = partial[i];
+        sum += select(vec2<f32>(v, 0.0), vec2<f32>(0.0, 1.0), v < 0.0);
+    }
+    let total = group_sum(local, sum);
+    if local != 0u {
+        return;
+    }
+    var value = total.x;
+    var bad = total.y > 0.0;
+{% if ACC %}
+    let before = norm[0];
+    if before == INF_BITS {
+        bad = true;
+    } else {
+        value += bitcast<f32>(before);
+    }
+{% endif %}
+    norm[0] = select(bitcast<u32>({% if ROOT %}sqrt(value){% else %}value{% endif %}), INF_BITS, bad);
+}

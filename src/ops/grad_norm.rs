@@ -1,0 +1,83 @@
+//! Euclidean norm over the gradients of all parameters together.
+//!
+//! Each chunk of the flat gradients is summed by workgroups into partial sums
+//! and those by one workgroup into the running total, always in the same
+//! order, so the norm is reproducible.
+//!
+//! The norm is infinity if any element is not finite or larger than 2^46 in
+//! magnitude (a run that far gone is lost, and below that the squares of 2^35
+//! elements cannot overflow). This is decided on the bits of the gradients,
+//! since a shader may be compiled as if infinities and NaNs did not exist.
+
+use crate::Result;
+use crate::graph::{DType, FlatKind, Launch, Lower, ParamLayout, TensorId};
+use crate::kernel::{Kernel, accumulate, read, write};
+use crate::params;
+
+params! {
+    struct Params { quads: u32, parts: u32 }
+}
+
+params! {
+    struct TotalParams { parts: u32 }
+}
+
+static GRAD_NORM: Kernel = Kernel {
+    name: "grad_norm",
+    source: include_str!("../../shaders/grad_norm.wgsl"),
+    bindings: &[read("grads"), write("partial")],
+    params: Params::FIELDS,
+    defines: &["QUADS"],
+};
+
+static GRAD_NORM_TOTAL: Kernel = Kernel {
+    name: "grad_norm_total",
+    source: include_str!("../../shaders/grad_norm_total.wgsl"),
+    bindings: &[read("partial"), accumulate("norm")],
+    params: TotalParams::FIELDS,
+    defines: &["ACC", "ROOT"],
+};
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    vec![
+        (&GRAD_NORM, vec![vec![QUADS as i64]]),
+        (&GRAD_NORM_TOTAL, vec![vec![0, 0], vec![0, 1], vec![1, 0], vec![1, 1]]),
+    ]
+}
+
+/// Groups of four elements that one workgroup adds.
+const QUADS: usize = 2048;
+
+/// Emits the norm of all gradients and returns it as a tensor [1] that the
+/// host can read: infinity where they overflowed, 0 without parameters.
+///
+/// # Errors
+/// [`crate::Error::Kernel`] if a launch does not fit its kernel.
+pub fn grad_norm(lower: &mut Lower, layout: &ParamLayout) -> Result<TensorId> {
+    let norm = lower.pinned("grad_norm", &[1], DType::F32);
+    lower.set_label("optimizer:grad_norm");
+    for (chunk, len) in layout.chunks.iter().copied().enumerate() {
+        let grads = lower.flat(FlatKind::Grads, chunk, len);
+        let quads = len / 4;
+        let parts = quads.div_ceil(QUADS);
+        let partial = lower.temp("partial", &[parts]);
+        lower.launch(Launch {
+            kernel: &GRAD_NORM,
+            defines: &[QUADS as i64],
+            params: bytemuck::bytes_of(&Params { quads: quads as u32, parts: parts as u32 }),
+            bindings: &[Some(grads), Some(partial)],
+            groups: parts as u64,
+            flops: 2 * len as u64,
+        })?;
+        let last = chunk + 1 == layout.chunks.len();
+        lower.launch(Launch {
+            kernel: &GRAD_NORM_TOTAL,
+            defines: &[(chunk > 0).into(), last.into()],
+            params: bytemuck::bytes_of(&TotalParams { parts: parts as u32 }),
+            bindings: &[Some(partial), Some(norm)],
+            groups: 1,
+            flops: parts as u64,
+        })?;
+    }
+    Ok(norm)
+}
