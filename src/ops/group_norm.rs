@@ -225,7 +225,7 @@ pub fn group_norm(
     if n > MAX_TURNS {
         return fail(format!("a batch of {n} images is more than the supported {MAX_TURNS}"));
     }
-    if options.groups == 0 || c % options.groups != 0 {
+    if options.groups == 0 || !c.is_multiple_of(options.groups) {
         return fail(format!("{c} channels cannot be cut into {} groups", options.groups));
     }
     if c / options.groups > MAX_WIDTH {
@@ -279,7 +279,7 @@ impl GroupNormOp {
     /// Windows hold whole groups, and whole quads for vector loads.
     fn windows(&self, lower: &Lower) -> Windows {
         let aligned = lcm(self.width(), 4);
-        let vec = self.c % 4 == 0 && aligned <= MAX_WIDTH;
+        let vec = self.c.is_multiple_of(4) && aligned <= MAX_WIDTH;
         let unit = if vec { aligned } else { self.width() };
         let window = (unit * WINDOW.div_ceil(unit)).min(self.c);
         let windows = self.c.div_ceil(window);
@@ -412,7 +412,7 @@ impl Op for GroupNormOp {
         };
         lower.launch(Launch {
             kernel: &APPLY,
-            defines: &[(self.c % 4 == 0).into(), self.options.silu.into()],
+            defines: &[self.c.is_multiple_of(4).into(), self.options.silu.into()],
             params: bytemuck::bytes_of(&p),
             bindings: &[Some(x), Some(coefs), Some(y)],
             groups: groups(b.invocations as u64),
@@ -446,7 +446,7 @@ impl Op for GroupNormOp {
         lower.launch(Launch {
             kernel: &GRADS,
             defines: &[
-                (self.c % 4 == 0).into(),
+                self.c.is_multiple_of(4).into(),
                 self.options.silu.into(),
                 acc.into(),
                 acc_params.into(),

@@ -52,7 +52,7 @@ fn launch(
     let p = Params { len: len as u32, turns: turns as u32 };
     lower.launch(Launch {
         kernel: &SILU,
-        defines: &[(len % 4 == 0).into(), dy.is_some().into(), acc.into()],
+        defines: &[len.is_multiple_of(4).into(), dy.is_some().into(), acc.into()],
         params: bytemuck::bytes_of(&p),
         bindings: &[Some(x), dy, Some(y)],
         groups: groups(quads.div_ceil(turns) as u64),
