@@ -163,7 +163,7 @@ impl Tile {
     fn defines(&self, pass: Pass, d: usize) -> Vec<i64> {
         let (tq, tk) =
             if pass == Pass::Keys { (self.block, self.own) } else { (self.own, self.block) };
-        [usize::from(d % 4 == 0), d, tq, tk, self.hold.into(), self.slices]
+        [usize::from(d.is_multiple_of(4)), d, tq, tk, self.hold.into(), self.slices]
             .map(|v| v as i64)
             .to_vec()
     }
