@@ -96,7 +96,7 @@ impl UNetConfig {
             return fail(format!("channel_mult has {levels} levels, 1 to 16 are possible"));
         }
         let factor = 1usize << (levels - 1);
-        if self.image_size == 0 || self.image_size % factor != 0 {
+        if self.image_size == 0 || !self.image_size.is_multiple_of(factor) {
             return fail(format!(
                 "image_size {} cannot be halved {} times; choose a multiple of {factor} or fewer levels",
                 self.image_size,
@@ -114,7 +114,7 @@ impl UNetConfig {
         }
         for level in 0..levels {
             let channels = self.channels(level);
-            if channels == 0 || channels % GROUPS != 0 {
+            if channels == 0 || !channels.is_multiple_of(GROUPS) {
                 return fail(format!(
                     "level {level} has {channels} channels; group norm needs a multiple of {GROUPS}"
                 ));
@@ -123,10 +123,10 @@ impl UNetConfig {
                 let heads = self.heads(channels, decoder);
                 let attends =
                     self.attention_resolutions.contains(&(1 << level)) || level + 1 == levels;
-                if attends && (heads == 0 || channels % heads != 0) {
+                if attends && (heads == 0 || !channels.is_multiple_of(heads)) {
                     return fail(format!("{channels} channels do not divide into {heads} heads"));
                 }
-                if attends && self.num_head_channels.is_some_and(|d| channels % d != 0) {
+                if attends && self.num_head_channels.is_some_and(|d| !channels.is_multiple_of(d)) {
                     return fail(format!(
                         "{channels} channels are no multiple of num_head_channels"
                     ));
