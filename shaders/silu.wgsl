@@ -1,10 +1,11 @@
 // y = silu(x), or with BACKWARD y = dy * silu'(x), which ACC adds to y.
-// Without VEC the last invocation may own fewer than four elements.
+// A workgroup owns `turns` runs of 64 quads; without VEC the last quad of all
+// may be short.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, store %}
 
 struct Params {
-    len: u32,
+    len: u32, turns: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
@@ -22,14 +23,14 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let i = (flat_group(group, groups) * 64u + local) * 4u;
-    if i >= p.len {
-        return;
-    }
-    let v = load_x(0u, i);
+    let first = (flat_group(group, groups) * 64u * p.turns + local) * 4u;
+    let end = min(p.len, first + 256u * p.turns);
+    for (var i = first; i < end; i += 256u) {
+        let v = load_x(0u, i);
 {% if BACKWARD %}
-    store_y(0u, i, load_dy(0u, i) * silu_slope4(v));
+        store_y(0u, i, load_dy(0u, i) * silu_slope4(v));
 {% else %}
-    store_y(0u, i, v * sigmoid4(v));
+        store_y(0u, i, v * sigmoid4(v));
 {% endif %}
+    }
 }

@@ -41,7 +41,7 @@ enum Command {
     /// Show what a network file or a preset is, and the memory it needs.
     Info(commands::info::Args),
     /// Train a network on a folder, an atlas or IDX files.
-    Train(commands::train::Args),
+    Train(Box<commands::train::Args>),
     /// Draw images from a network file.
     Sample(commands::sample::Args),
     /// Train on the shipped faces for a minute, then draw from the shipped network.

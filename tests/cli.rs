@@ -420,13 +420,12 @@ fn configurations_are_not_trusted() {
     let place = Place::new();
     for (from, to, mention) in [
         (r#""image_size":16"#, r#""image_size":4611686018427387904"#, "image_size"),
-        (r#""model_channels":32"#, r#""model_channels":1e99"#, "model_channels"),
+        (r#""model_channels":32"#, r#""model_channels":1e99"#, "1e+99"),
         (r#""model_channels":32"#, r#""model_channels":320000000"#, "model_channels"),
         (r#""num_head_channels":32"#, r#""num_head_channels":0"#, "num_head_channels"),
         (r#""num_classes":2"#, r#""num_classes":1"#, "2 class names for 1 classes"),
         (r#""num_classes":2"#, r#""num_classes":4000000000"#, "num_classes"),
         (r#""channel_mult":[1.0,1.0]"#, r#""channel_mult":[]"#, "channel_mult"),
-        (r#""in_channels":3"#, r#""in_channels":5"#, "5 channels"),
         (r#""diffusion_steps":1000"#, r#""diffusion_steps":0"#, "diffusion_steps"),
         (r#""diffusion_steps":1000"#, r#""diffusion_steps":99999999999"#, "diffusion_steps"),
         (r#""batch_size":2"#, r#""batch_size":0"#, "batch"),
@@ -434,7 +433,11 @@ fn configurations_are_not_trusted() {
     ] {
         let file = place.changed_config("changed.safetensors", from, to);
         place.refuse(&sample(&file, &[]), &[mention]);
+        place.refuse(&["info", &file], &[mention]);
     }
+    // A network of other images than can be written is one all the same.
+    let five = place.changed_config("five", r#""in_channels":3"#, r#""in_channels":5"#);
+    place.refuse(&sample(&five, &[]), &["5 channels"]);
 }
 
 #[test]

@@ -126,6 +126,13 @@ fn conv2d_with_fused_additions() {
 }
 
 #[test]
+fn sums_over_more_pixels_than_a_loop_may_turn() {
+    // 147,456 pixels: some drivers leave a loop after 65,535 turns.
+    let s = shape(1, [384, 384], [1, 4], 1, 1);
+    check_conv(s, true, false);
+}
+
+#[test]
 fn linear_layers() {
     for (n, cin, cout) in [(1, 1, 1), (3, 33, 7), (16, 32, 128), (2, 128, 256), (5, 12, 20)] {
         let s = LinearShape { n, cin, cout };

@@ -328,7 +328,7 @@ fn model_config(m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
         c.attention_resolutions = sizes
             .iter()
             .map(|s| match (*s > 0).then(|| c.image_size / s) {
-                Some(d) if d > 0 && d.is_power_of_two() && c.image_size % s == 0 => {
+                Some(d) if d > 0 && d.is_power_of_two() && c.image_size.is_multiple_of(*s) => {
                     if d >> c.channel_mult.len() == 0 {
                         return Ok(d);
                     }
@@ -407,7 +407,7 @@ pub fn train_with_bar(
             }
             Event::Log { step, loss, grad_norm } => {
                 loss_text = format!("loss {loss:.4}  ");
-                if bar.is_hidden() && step % (options.log_every * 10) == 0 {
+                if bar.is_hidden() && step.is_multiple_of(options.log_every.saturating_mul(10)) {
                     note!("step {step}: loss {loss:.4}, gradient norm {grad_norm:.3}");
                 }
             }

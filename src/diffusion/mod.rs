@@ -17,6 +17,7 @@ pub mod tables;
 
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
 pub use respace::{SpacedSchedule, space_timesteps};
+pub(crate) use sampling::check_labels;
 pub use sampling::{ImageSampler, SampleOptions, SamplingGraph};
 pub use schedule::named_betas;
 pub use tables::{QSampleCoefs, Sampler, Tables, Update, apply_update, apply_update_f64, q_sample};

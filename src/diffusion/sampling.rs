@@ -87,7 +87,7 @@ pub struct ImageSampler {
     program: Program,
     diffusion: DiffusionConfig,
     batch: usize,
-    conditional: bool,
+    classes: Option<usize>,
 }
 
 impl ImageSampler {
@@ -108,8 +108,8 @@ impl ImageSampler {
         let plan = wiring.plan(&ctx.gpu.caps)?;
         let options = CompileOptions { weights, ..Default::default() };
         let program = Program::compile(ctx, plan, flat, options)?;
-        let conditional = model.num_classes.is_some();
-        Ok(ImageSampler { wiring, program, diffusion: diffusion.clone(), batch, conditional })
+        let classes = model.num_classes;
+        Ok(ImageSampler { wiring, program, diffusion: diffusion.clone(), batch, classes })
     }
 
     /// Images drawn at once.
@@ -123,7 +123,9 @@ impl ImageSampler {
     /// the loop by an error. Returns [count, h, w, c] in [-1, 1].
     ///
     /// # Errors
-    /// [`Error::Config`] for an impossible respacing, [`Error::Device`] on a fault.
+    /// [`Error::Config`] for an impossible respacing, [`Error::Shape`] for more
+    /// images than the batch holds or labels that do not fit, [`Error::Device`]
+    /// on a fault.
     pub fn sample(
         &self,
         ctx: Context,
@@ -136,14 +138,7 @@ impl ImageSampler {
         options.sampler.validate()?;
         let schedule = SpacedSchedule::new(&self.diffusion, &options.respacing)?;
         let tables = schedule.tables()?;
-        if count > self.batch || (self.conditional && labels.len() != count) {
-            let detail = format!(
-                "{count} images with {} labels for a batch of {}",
-                labels.len(),
-                self.batch
-            );
-            return Err(Error::shape("sample", detail));
-        }
+        self.check(labels, count)?;
         let gpu = ctx.gpu;
         let w = &self.wiring;
         let elements: usize = w.graph.shape(w.x).iter().skip(1).product();
@@ -173,6 +168,18 @@ impl ImageSampler {
         Ok(images)
     }
 
+    fn check(&self, labels: &[u32], count: usize) -> Result<()> {
+        if count > self.batch || (self.classes.is_some() && labels.len() != count) {
+            let detail = format!(
+                "{count} images with {} labels for a batch of {}",
+                labels.len(),
+                self.batch
+            );
+            return Err(Error::shape("sample", detail));
+        }
+        check_labels("sample", labels, self.classes)
+    }
+
     fn step(
         &self,
         ctx: Context,
@@ -190,5 +197,17 @@ impl ImageSampler {
         self.program.write(gpu, w.update, &ops::denoise_coefs(&update))?;
         self.program.write(gpu, w.rng, &[lo, hi, i as u32, first as u32])?;
         self.program.run(gpu)
+    }
+}
+
+/// The kernels take a label past the end for the last class, so it must not
+/// get that far.
+pub(crate) fn check_labels(op: &'static str, labels: &[u32], classes: Option<usize>) -> Result<()> {
+    let Some(classes) = classes else { return Ok(()) };
+    match labels.iter().find(|label| **label as usize >= classes) {
+        Some(label) => {
+            Err(Error::shape(op, format!("label {label} for a network of {classes} classes")))
+        }
+        None => Ok(()),
     }
 }

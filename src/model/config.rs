@@ -125,7 +125,7 @@ impl UNetConfig {
         if self.image_size > MAX_IMAGE_SIZE {
             return fail(format!("image_size {} is above {MAX_IMAGE_SIZE}", self.image_size));
         }
-        if self.image_size == 0 || self.image_size % factor != 0 {
+        if self.image_size == 0 || !self.image_size.is_multiple_of(factor) {
             return fail(format!(
                 "image_size {} cannot be halved {} times; choose a multiple of {factor} or fewer levels",
                 self.image_size,
@@ -162,7 +162,7 @@ impl UNetConfig {
                     "level {level} has {channels} channels, above {MAX_CHANNELS}"
                 ));
             }
-            if channels == 0 || channels % GROUPS != 0 {
+            if channels == 0 || !channels.is_multiple_of(GROUPS) {
                 return fail(format!(
                     "level {level} has {channels} channels; group norm needs a multiple of {GROUPS}"
                 ));
@@ -171,10 +171,10 @@ impl UNetConfig {
                 let heads = self.heads(channels, decoder);
                 let attends =
                     self.attention_resolutions.contains(&(1 << level)) || level + 1 == levels;
-                if attends && (heads == 0 || channels % heads != 0) {
+                if attends && (heads == 0 || !channels.is_multiple_of(heads)) {
                     return fail(format!("{channels} channels do not divide into {heads} heads"));
                 }
-                if attends && self.num_head_channels.is_some_and(|d| channels % d != 0) {
+                if attends && self.num_head_channels.is_some_and(|d| !channels.is_multiple_of(d)) {
                     return fail(format!(
                         "{channels} channels are no multiple of num_head_channels"
                     ));

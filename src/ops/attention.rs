@@ -139,9 +139,9 @@ impl Tile {
     /// minutes to compile, and GPUs spill.
     fn of(d: usize) -> Tile {
         match d {
-            0..=32 => Tile { own: 4, block: 1, hold: true, slices: 1 },
-            33..=HOLD_LIMIT => Tile { own: 2, block: 1, hold: true, slices: 1 },
-            _ => Tile { own: 2, block: 2, hold: false, slices: d.div_ceil(SLICE) },
+            0..=32 => Tile { own: 2, block: 1, hold: true, slices: 1 },
+            33..=HOLD_LIMIT => Tile { own: 1, block: 1, hold: true, slices: 1 },
+            _ => Tile { own: 1, block: 2, hold: false, slices: d.div_ceil(SLICE) },
         }
     }
 
@@ -163,7 +163,7 @@ impl Tile {
     fn defines(&self, pass: Pass, d: usize) -> Vec<i64> {
         let (tq, tk) =
             if pass == Pass::Keys { (self.block, self.own) } else { (self.own, self.block) };
-        [usize::from(d % 4 == 0), d, tq, tk, self.hold.into(), self.slices]
+        [usize::from(d.is_multiple_of(4)), d, tq, tk, self.hold.into(), self.slices]
             .map(|v| v as i64)
             .to_vec()
     }

@@ -63,7 +63,7 @@ pub fn concat(g: &mut Graph, a: TensorId, b: TensorId) -> Result<TensorId> {
 
 impl Concat {
     fn vec(&self) -> bool {
-        self.ca % 4 == 0 && self.cb % 4 == 0
+        self.ca.is_multiple_of(4) && self.cb.is_multiple_of(4)
     }
 
     /// The uniform block and the number of workgroups.

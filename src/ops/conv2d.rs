@@ -16,7 +16,7 @@
 //! [`super::linear`] runs the same kernels on 1x1 images.
 
 use super::add::give_grad;
-use super::{GROUP, groups, sum_rows};
+use super::{GROUP, LOOP_TURNS, groups, sum_rows};
 use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
@@ -133,7 +133,7 @@ impl Geometry {
     }
 
     fn vec(&self) -> bool {
-        self.cin % 4 == 0 && self.cout % 4 == 0
+        self.cin.is_multiple_of(4) && self.cout.is_multiple_of(4)
     }
 
     /// A multiply-add counts two.
@@ -246,7 +246,8 @@ pub(super) fn launch_backward_weight(
     let outputs = (taps * tiles_m * tiles_n) as u64;
     let rows = (g.n * g.oh()) as u64;
     let wanted = wanted_invocations(lower).div_ceil(outputs).min(64);
-    let rows_per_split = rows.div_ceil(wanted.min(rows));
+    let longest = (LOOP_TURNS / (g.ow() as u64 + 1)).max(1);
+    let rows_per_split = rows.div_ceil(wanted.min(rows)).min(longest);
     let splits = rows.div_ceil(rows_per_split);
     let weights = taps * g.cin * g.cout;
     let partial = lower.temp("partial", &[splits as usize, weights + g.cout]);

@@ -190,6 +190,10 @@ impl GroupNorm {
 /// Most channels of a group: a workgroup holds a group's channels in its memory.
 const MAX_WIDTH: usize = 256;
 
+/// Most turns of a loop over pixels or images: llvmpipe of Mesa 22.3 silently
+/// leaves a kernel's loops after 65,535 turns in all.
+const MAX_TURNS: usize = 32_768;
+
 #[derive(Debug)]
 struct GroupNormOp {
     options: GroupNorm,
@@ -205,7 +209,8 @@ struct GroupNormOp {
 ///
 /// # Errors
 /// [`Error::Shape`] if the groups do not divide the channels, a group has
-/// more than 256 channels, or emb does not fit.
+/// more than 256 channels, there are more than 32,768 images, or emb does not
+/// fit.
 pub fn group_norm(
     g: &mut Graph,
     x: TensorId,
@@ -217,7 +222,10 @@ pub fn group_norm(
     if n * h * w * c == 0 {
         return fail(format!("x {:?} is empty", g.shape(x)));
     }
-    if options.groups == 0 || c % options.groups != 0 {
+    if n > MAX_TURNS {
+        return fail(format!("a batch of {n} images is more than the supported {MAX_TURNS}"));
+    }
+    if options.groups == 0 || !c.is_multiple_of(options.groups) {
         return fail(format!("{c} channels cannot be cut into {} groups", options.groups));
     }
     if c / options.groups > MAX_WIDTH {
@@ -271,7 +279,7 @@ impl GroupNormOp {
     /// Windows hold whole groups, and whole quads for vector loads.
     fn windows(&self, lower: &Lower) -> Windows {
         let aligned = lcm(self.width(), 4);
-        let vec = self.c % 4 == 0 && aligned <= MAX_WIDTH;
+        let vec = self.c.is_multiple_of(4) && aligned <= MAX_WIDTH;
         let unit = if vec { aligned } else { self.width() };
         let window = (unit * WINDOW.div_ceil(unit)).min(self.c);
         let windows = self.c.div_ceil(window);
@@ -280,7 +288,7 @@ impl GroupNormOp {
         let rows = (GROUP as usize / window.div_ceil(4)).max(1);
         let least = if lower.caps.software { 1024 * rows } else { 8 * rows };
         let wanted = wanted_invocations(lower).div_ceil(GROUP as usize * self.n * windows);
-        let splits = wanted.min(self.hw / least).max(1);
+        let splits = wanted.min(self.hw / least).max(self.hw.div_ceil(MAX_TURNS * rows));
         let pixels = self.hw.div_ceil(splits);
         Windows { vec, window, windows, pixels, splits: self.hw.div_ceil(pixels) }
     }
@@ -404,7 +412,7 @@ impl Op for GroupNormOp {
         };
         lower.launch(Launch {
             kernel: &APPLY,
-            defines: &[(self.c % 4 == 0).into(), self.options.silu.into()],
+            defines: &[self.c.is_multiple_of(4).into(), self.options.silu.into()],
             params: bytemuck::bytes_of(&p),
             bindings: &[Some(x), Some(coefs), Some(y)],
             groups: groups(b.invocations as u64),
@@ -438,7 +446,7 @@ impl Op for GroupNormOp {
         lower.launch(Launch {
             kernel: &GRADS,
             defines: &[
-                (self.c % 4 == 0).into(),
+                self.c.is_multiple_of(4).into(),
                 self.options.silu.into(),
                 acc.into(),
                 acc_params.into(),

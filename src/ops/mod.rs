@@ -47,6 +47,10 @@ use crate::{Result, params};
 /// Invocations per workgroup of the one-dimensional kernels.
 pub(crate) const GROUP: u64 = 64;
 
+/// Loop turns that an invocation may take, nested loops included: llvmpipe of
+/// Mesa 22.3 silently leaves all loops after 65,535 turns.
+pub(crate) const LOOP_TURNS: u64 = 32_768;
+
 /// Workgroups for `invocations`.
 pub(crate) fn groups(invocations: u64) -> u64 {
     invocations.div_ceil(GROUP)
@@ -88,8 +92,28 @@ static SUM_ROWS: Kernel = Kernel {
     defines: &["ACC"],
 };
 
-/// Adds `x` [batch, rows, channels] over its rows into `y` [batch, channels].
+/// Adds `x` [batch, rows, channels] over its rows into `y` [batch, channels];
+/// long columns in two stages.
 pub(crate) fn sum_rows(
+    lower: &mut Lower,
+    x: TensorId,
+    [batch, rows, channels]: [usize; 3],
+    (y, accumulate): (TensorId, bool),
+) -> Result<()> {
+    // Images are halvable where they are large, so a power of two divides.
+    let mut parts = 1;
+    while (rows / parts) as u64 > LOOP_TURNS && (rows / parts).is_multiple_of(2) {
+        parts *= 2;
+    }
+    if parts == 1 {
+        return launch_sum_rows(lower, x, [batch, rows, channels], (y, accumulate));
+    }
+    let partial = lower.temp("partial", &[batch * parts, channels]);
+    launch_sum_rows(lower, x, [batch * parts, rows / parts, channels], (partial, false))?;
+    launch_sum_rows(lower, partial, [batch, parts, channels], (y, accumulate))
+}
+
+fn launch_sum_rows(
     lower: &mut Lower,
     x: TensorId,
     [batch, rows, channels]: [usize; 3],

@@ -12,8 +12,12 @@ pub(super) fn wanted_invocations(lower: &Lower) -> usize {
     (if lower.caps.software { 16 * GROUP } else { 512 * GROUP }) as usize
 }
 
-/// Most pixels per invocation.
-const MOST: usize = 32;
+/// How much each invocation should do of a total of `work`: up to 32 units on
+/// a software driver, where a workgroup has its cost, otherwise up to `most`.
+pub(super) fn share(lower: &Lower, work: usize, most: usize) -> usize {
+    let most = if lower.caps.software { 32 } else { most };
+    (work / wanted_invocations(lower)).clamp(1, most)
+}
 
 /// How an image's pixels are dealt to invocations.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +36,7 @@ impl Blocks {
     /// Deals out `rows` times `pixels` pixels of `quads` channel quads; no
     /// block crosses a row.
     pub fn new(lower: &Lower, rows: usize, pixels: usize, quads: usize) -> Self {
-        let most = rows * pixels * quads / wanted_invocations(lower);
-        let each = most.clamp(1, MOST).min(pixels.max(1));
+        let each = share(lower, rows * pixels * quads, 4).min(pixels.max(1));
         let blocks = pixels.div_ceil(each);
         Blocks { quads, pixels: each, blocks, invocations: rows * blocks * quads }
     }

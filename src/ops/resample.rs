@@ -51,7 +51,7 @@ pub fn upsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
 /// [`Error::Shape`] if x is not of rank 4, or its height or width is odd.
 pub fn downsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
     let [n, h, w, c] = g.dims("downsample2", x)?;
-    if h % 2 != 0 || w % 2 != 0 {
+    if !h.is_multiple_of(2) || !w.is_multiple_of(2) {
         let detail = format!("{h}x{w} pixels cannot be halved, both must be even");
         return Err(Error::shape("downsample2", detail));
     }
@@ -81,7 +81,7 @@ fn launch(
     };
     lower.launch(Launch {
         kernel: &RESAMPLE,
-        defines: &[(c % 4 == 0).into(), spread.into(), acc.into()],
+        defines: &[c.is_multiple_of(4).into(), spread.into(), acc.into()],
         params: bytemuck::bytes_of(&p),
         bindings: &[Some(x), Some(y)],
         groups: groups(b.invocations as u64),

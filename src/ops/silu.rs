@@ -4,13 +4,14 @@
 //! After a norm it is fused into [`super::group_norm`].
 
 use super::groups;
+use super::pixels::share;
 use crate::Result;
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read};
 use crate::params;
 
 params! {
-    struct Params { len: u32 }
+    struct Params { len: u32, turns: u32 }
 }
 
 static SILU: Kernel = Kernel {
@@ -46,13 +47,15 @@ fn launch(
     acc: bool,
 ) -> Result<()> {
     let len = lower.shape(x).iter().product::<usize>();
-    let p = Params { len: len as u32 };
+    let quads = len.div_ceil(4);
+    let turns = share(lower, quads, 1);
+    let p = Params { len: len as u32, turns: turns as u32 };
     lower.launch(Launch {
         kernel: &SILU,
-        defines: &[(len % 4 == 0).into(), dy.is_some().into(), acc.into()],
+        defines: &[len.is_multiple_of(4).into(), dy.is_some().into(), acc.into()],
         params: bytemuck::bytes_of(&p),
         bindings: &[Some(x), dy, Some(y)],
-        groups: groups((len as u64).div_ceil(4)),
+        groups: groups(quads.div_ceil(turns) as u64),
         flops: 8 * len as u64,
     })
 }

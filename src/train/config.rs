@@ -76,7 +76,7 @@ impl TrainConfig {
         if self.batch_size == 0 || self.micro_batch == 0 {
             return fail("batch sizes must be at least 1".into());
         }
-        if self.batch_size % self.micro_batch != 0 {
+        if !self.batch_size.is_multiple_of(self.micro_batch) {
             return fail(format!(
                 "a batch of {} does not divide into micro-batches of {}",
                 self.batch_size, self.micro_batch

@@ -222,7 +222,7 @@ impl Run<'_> {
             let step = self.info.progress.step;
             let rate = self.images as f64 / (self.clock + mark.elapsed()).as_secs_f64();
             (self.on_event)(Event::Step { step, images_per_second: rate })?;
-            let due = |every: u64| every > 0 && step % every == 0 && step < c.steps;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every) && step < c.steps;
             if due(self.options.log_every) {
                 self.log()?;
             }

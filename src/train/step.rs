@@ -8,14 +8,14 @@
 //! One more program clips, applies AdamW and moves the average.
 
 use super::TrainConfig;
-use crate::diffusion::{DiffusionConfig, MeanType, SpacedSchedule, Tables};
+use crate::diffusion::{DiffusionConfig, MeanType, SpacedSchedule, Tables, check_labels};
 use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
 };
 use crate::model::{UNetConfig, build};
 use crate::ops::{self, AdamW, OptimizerTensors};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
-use crate::{Result, rng};
+use crate::{Error, Result, rng};
 
 /// Where the noise of a training image comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,7 @@ pub struct TrainStep {
     diffusion: DiffusionConfig,
     config: TrainConfig,
     size: usize,
+    classes: Option<usize>,
 }
 
 /// Appends noising, network and loss.
@@ -194,6 +195,7 @@ impl TrainStep {
             diffusion: diffusion.clone(),
             config: config.clone(),
             size: model.image_size,
+            classes: model.num_classes,
         })
     }
 
@@ -222,7 +224,8 @@ impl TrainStep {
     /// Runs micro-batch number `part` of step `step`.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] for arrays of the wrong length, [`crate::Error::Device`] on a fault.
+    /// [`crate::Error::Shape`] for arrays of the wrong length, labels or timesteps
+    /// out of range and missing noise, [`crate::Error::Device`] on a fault.
     pub fn micro_step(
         &self,
         ctx: Context,
@@ -230,6 +233,7 @@ impl TrainStep {
         part: usize,
         batch: &MicroBatch,
     ) -> Result<Ticket> {
+        self.check(batch)?;
         let program = match (&self.rest, part) {
             (Some(rest), 1..) => rest,
             _ => &self.first,
@@ -257,6 +261,18 @@ impl TrainStep {
             program.write(gpu, id, noise)?;
         }
         program.run(gpu)
+    }
+
+    fn check(&self, batch: &MicroBatch) -> Result<()> {
+        let steps = self.tables.num_steps();
+        if let Some(t) = batch.timesteps.iter().find(|t| **t >= steps) {
+            return Err(Error::shape("train", format!("timestep {t} of a process of {steps}")));
+        }
+        if self.wiring.inputs.noise.is_some() != batch.noise.is_some() {
+            let detail = "noise must be given exactly if it is not drawn on the device";
+            return Err(Error::shape("train", detail));
+        }
+        check_labels("train", batch.labels, self.classes)
     }
 
     /// Applies the gradients of step `step` (from 0).

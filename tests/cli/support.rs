@@ -181,12 +181,15 @@ pub fn truncated_png(path: &Path) {
 /// An atlas of two cells for each of `classes`, in RGB.
 pub fn atlas(folder: &Path, classes: &[&str]) {
     let cells = 2 * classes.len();
-    let bytes = pixels(cells, cells * SIDE * SIDE * 3);
-    save_png(&folder.join("atlas.png"), &bytes, cells * SIDE, SIDE, 3, &[]).unwrap();
+    // Without classes the picture is there, but no cell of it is used.
+    let width = cells.max(1) * SIDE;
+    let bytes = pixels(cells, width * SIDE * 3);
+    save_png(&folder.join("atlas.png"), &bytes, width, SIDE, 3, &[]).unwrap();
     let runs: Vec<String> =
         classes.iter().map(|name| format!(r#"{{"name": {name:?}, "count": 2}}"#)).collect();
     let json = format!(
-        r#"{{"size": {SIDE}, "cols": {cells}, "channels": 3, "classes": [{}]}}"#,
+        r#"{{"size": {SIDE}, "cols": {}, "channels": 3, "classes": [{}]}}"#,
+        cells.max(1),
         runs.join(", ")
     );
     std::fs::write(folder.join("atlas.json"), json).unwrap();

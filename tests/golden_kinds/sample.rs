@@ -24,8 +24,6 @@ pub struct Case<'a> {
     pub y: Vec<i64>,
     /// Starting noise, row-major NCHW.
     pub x_t: Vec<f32>,
-    /// Images to measure or invert, row-major NCHW.
-    pub x0: Vec<f32>,
 }
 
 impl Case<'_> {
@@ -64,6 +62,5 @@ fn case(golden: &Golden) -> Result<Case<'_>, String> {
         timestep_map: golden.i64s("in.timestep_map")?.to_vec(),
         y,
         x_t: common::input_noise(salt, "in.xT", count),
-        x0: common::input_image(salt, "in.x0", count),
     })
 }

@@ -236,9 +236,14 @@ impl Case<'_> {
         }
     }
 
-    /// Compares with the twin, alone only: for large cases.
+    /// Compares with the twin, the op alone in its graph.
     pub fn check_alone(&self) {
-        self.check_in(device(), false, &|_, v| v);
+        self.check_alone_on(device());
+    }
+
+    /// As [`Case::check_alone`] on another device.
+    pub fn check_alone_on(&self, device: &'static (Gpu, Pipelines)) {
+        self.check_in(device, false, &|_, v| v);
     }
 
     fn check_in(
