@@ -109,5 +109,8 @@ fn stop_on_ctrl_c() -> Result<StopFlag> {
 /// The command line as typed, for the metadata of what it makes.
 fn command_line() -> String {
     let word = |w: std::ffi::OsString| w.to_string_lossy().into_owned();
-    std::env::args_os().map(word).collect::<Vec<_>>().join(" ")
+    std::iter::once("demist".into())
+        .chain(std::env::args_os().skip(1).map(word))
+        .collect::<Vec<String>>()
+        .join(" ")
 }
