@@ -48,7 +48,9 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     let parameters: usize = wiring.graph.params.iter().map(|p| p.len()).sum();
     say!("parameters  {parameters} in {} tensors", wiring.graph.params.len());
     let report = plan.report();
-    say!("work        {:.2} GMAC an image forward", report.flops as f64 / 2e9 / args.batch as f64);
+    let macs = report.flops as f64 / 2.0 / args.batch as f64;
+    let (macs, unit) = if macs < 1e9 { (macs / 1e6, "MMAC") } else { (macs / 1e9, "GMAC") };
+    say!("work        {macs:.2} {unit} an image forward");
     print_plan("inference", args.batch, &report, report.params);
     let image_channels =
         model.out_channels == model.in_channels || model.out_channels == 2 * model.in_channels;
@@ -132,9 +134,8 @@ fn print_model(m: &UNetConfig) {
 fn print_plan(what: &str, batch: usize, r: &PlanReport, parameters: u64) {
     let total = r.slots + r.pinned + parameters;
     say!(
-        "{what:<11} batch {batch}: peak {} ({:.2} GiB) = activations {} + inputs and outputs {} + parameters {}",
+        "{what:<11} batch {batch}: peak {} = activations {} + inputs and outputs {} + parameters {}",
         human_bytes(total),
-        total as f64 / (1u64 << 30) as f64,
         human_bytes(r.slots),
         human_bytes(r.pinned),
         human_bytes(parameters)
