@@ -1,6 +1,8 @@
 # Everything builds in the release profile, once.
 CARGO ?= cargo
 DEMIST = target/release/demist
+# Mesa's driver complains on standard error without one.
+export XDG_RUNTIME_DIR ?= /tmp
 
 .PHONY: all demo test lint adapter
 

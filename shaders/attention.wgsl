@@ -6,6 +6,8 @@
 // are taken to base 2, so lse is log2 of the sum of exp(s).
 //   HOLD: the queries stay in registers (small heads); otherwise they are read
 //   again for every block of keys, and SLICES invocations share the channels of y.
+// Loops over channels end at p.chunks, not at a constant, so that no compiler
+// unrolls them: software drivers take long to compile each load and store.
 {% include "common.wgsl" %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
 {% set T = "vec4<f32>" if VEC else "f32" %}
@@ -13,7 +15,7 @@
 struct Params {
     tokens: u32, heads: u32, channels: u32,
     head_stride: u32, k_off: u32, v_off: u32,
-    blocks: u32, tasks: u32, scale: f32,
+    chunks: u32, blocks: u32, tasks: u32, scale: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<{{ T }}>;            // [n, tokens, 3 channels]
@@ -69,11 +71,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var top{{ i }} = -3.4e38;
     var sum{{ i }} = 0.0;
 {% if HOLD %}{% for c in range(D4) %}
-    let q{{ i }}_{{ c }} = scale * load(q_at{{ i }}, {{ c }}u);
+    var q{{ i }}_{{ c }} = vec4<f32>(0.0);
 {% endfor %}{% endif %}
 {% for c in range(S4) %}
     var a{{ i }}_{{ c }} = vec4<f32>(0.0);
 {% endfor %}{% endfor %}
+{% if HOLD %}
+    for (var c = 0u; c < p.chunks; c += 1u) {
+{% for i in range(TQ) %}
+        let q{{ i }} = scale * load(q_at{{ i }}, c);
+{% for k in range(D4) %}
+        q{{ i }}_{{ k }} = select(q{{ i }}_{{ k }}, q{{ i }}, c == {{ k }}u);
+{% endfor %}{% endfor %}
+    }
+{% endif %}
     for (var key = 0u; key < p.tokens; key += {{ TK }}u) {
 {% for j in range(TK) %}
         let at{{ j }} = (token0 + min(key + {{ j }}u, last)) * row + start;
@@ -87,7 +98,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
 {% endfor %}{% endfor %}{% endfor %}
 {% else %}
-        for (var c = 0u; c < {{ D4 }}u; c += 1u) {
+        for (var c = 0u; c < p.chunks; c += 1u) {
 {% for i in range(TQ) %}
             let q{{ i }} = scale * load(q_at{{ i }}, c);
 {% endfor %}{% for j in range(TK) %}
@@ -121,17 +132,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
     }
 {% for i in range(TQ) %}
-    if first + {{ i }}u < p.tokens {
-        let to{{ i }} = (token0 + first + {{ i }}u) * p.channels + head * {{ D }}u;
-        let inverse{{ i }} = 1.0 / sum{{ i }};
-{% for c in range(S4) %}
-{% if SLICES > 1 %}
-        if slice * {{ S4 }}u + {{ c }}u < {{ D4 }}u { store(to{{ i }}, slice * {{ S4 }}u + {{ c }}u, inverse{{ i }} * a{{ i }}_{{ c }}); }
-{% else %}
-        store(to{{ i }}, {{ c }}u, inverse{{ i }} * a{{ i }}_{{ c }});
-{% endif %}
-{% endfor %}
-        if slice == 0u { lse[pair * p.tokens + first + {{ i }}u] = top{{ i }} + log2(sum{{ i }}); }
+    let inside{{ i }} = first + {{ i }}u < p.tokens;
+    let to{{ i }} = (token0 + first + {{ i }}u) * p.channels + head * {{ D }}u;
+    if inside{{ i }} && slice == 0u {
+        lse[pair * p.tokens + first + {{ i }}u] = top{{ i }} + log2(sum{{ i }});
     }
+    let inverse{{ i }} = 1.0 / sum{{ i }};
 {% endfor %}
+    for (var c = 0u; c < min({{ S4 }}u, p.chunks - slice * {{ S4 }}u); c += 1u) {
+{% for i in range(TQ) %}
+        var y{{ i }} = a{{ i }}_0;
+{% for k in range(1, S4) %}
+        y{{ i }} = select(y{{ i }}, a{{ i }}_{{ k }}, c == {{ k }}u);
+{% endfor %}
+        if inside{{ i }} { store(to{{ i }}, slice * {{ S4 }}u + c, inverse{{ i }} * y{{ i }}); }
+{% endfor %}
+    }
 }

@@ -5,6 +5,8 @@
 // An invocation owns TK keys and walks the queries TQ at a time. HOLD: its keys
 // and values stay in registers; otherwise they are read again for every block
 // of queries, and SLICES invocations share the channels of dk and dv.
+// Loops over channels end at p.chunks, not at a constant, so that no compiler
+// unrolls them: software drivers take long to compile each load and store.
 {% include "common.wgsl" %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
 {% set T = "vec4<f32>" if VEC else "f32" %}
@@ -12,7 +14,7 @@
 struct Params {
     tokens: u32, heads: u32, channels: u32,
     head_stride: u32, k_off: u32, v_off: u32,
-    blocks: u32, tasks: u32, scale: f32,
+    chunks: u32, blocks: u32, tasks: u32, scale: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<{{ T }}>;            // [n, tokens, 3 channels]
@@ -72,13 +74,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% for j in range(TK) %}
     let at{{ j }} = (token0 + min(first + {{ j }}u, last)) * row + start;
 {% if HOLD %}{% for c in range(D4) %}
-    let k{{ j }}_{{ c }} = scale * load_qkv(at{{ j }} + p.k_off, {{ c }}u);
-    let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.v_off, {{ c }}u);
+    var k{{ j }}_{{ c }} = vec4<f32>(0.0);
+    var v{{ j }}_{{ c }} = vec4<f32>(0.0);
 {% endfor %}{% endif %}
 {% for c in range(S4) %}
     var dk{{ j }}_{{ c }} = vec4<f32>(0.0);
     var dv{{ j }}_{{ c }} = vec4<f32>(0.0);
 {% endfor %}{% endfor %}
+{% if HOLD %}
+    for (var c = 0u; c < p.chunks; c += 1u) {
+{% for j in range(TK) %}
+        let k{{ j }} = scale * load_qkv(at{{ j }} + p.k_off, c);
+        let v{{ j }} = load_qkv(at{{ j }} + p.v_off, c);
+{% for k in range(D4) %}
+        k{{ j }}_{{ k }} = select(k{{ j }}_{{ k }}, k{{ j }}, c == {{ k }}u);
+        v{{ j }}_{{ k }} = select(v{{ j }}_{{ k }}, v{{ j }}, c == {{ k }}u);
+{% endfor %}{% endfor %}
+    }
+{% endif %}
     for (var query = 0u; query < p.tokens; query += {{ TQ }}u) {
 {% for i in range(TQ) %}
         let query{{ i }} = min(query + {{ i }}u, last);
@@ -99,7 +112,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         b{{ i }}_{{ j }} += dot(g{{ i }}_{{ c }}, v{{ j }}_{{ c }});
 {% endfor %}{% endfor %}{% endfor %}
 {% else %}
-        for (var c = 0u; c < {{ D4 }}u; c += 1u) {
+        for (var c = 0u; c < p.chunks; c += 1u) {
 {% for j in range(TK) %}
             let k{{ j }} = scale * load_qkv(at{{ j }} + p.k_off, c);
             let v{{ j }} = load_qkv(at{{ j }} + p.v_off, c);
@@ -128,14 +141,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         dv{{ j }}_{{ c }} += {% for i in range(TQ) %}{{ " + " if i }}w{{ i }}_{{ j }} * g{{ i }}_{{ c }}{% endfor %};
 {% endfor %}{% endfor %}
     }
+    for (var c = 0u; c < min({{ S4 }}u, p.chunks - slice * {{ S4 }}u); c += 1u) {
 {% for j in range(TK) %}
-    if first + {{ j }}u < p.tokens {
-{% for c in range(S4) %}
-        if slice * {{ S4 }}u + {{ c }}u < {{ D4 }}u {
-            store(at{{ j }} + p.k_off, slice * {{ S4 }}u + {{ c }}u, p.scale * dk{{ j }}_{{ c }});
-            store(at{{ j }} + p.v_off, slice * {{ S4 }}u + {{ c }}u, dv{{ j }}_{{ c }});
+        var k{{ j }} = dk{{ j }}_0;
+        var v{{ j }} = dv{{ j }}_0;
+{% for k in range(1, S4) %}
+        k{{ j }} = select(k{{ j }}, dk{{ j }}_{{ k }}, c == {{ k }}u);
+        v{{ j }} = select(v{{ j }}, dv{{ j }}_{{ k }}, c == {{ k }}u);
+{% endfor %}
+        if first + {{ j }}u < p.tokens {
+            store(at{{ j }} + p.k_off, slice * {{ S4 }}u + c, p.scale * k{{ j }});
+            store(at{{ j }} + p.v_off, slice * {{ S4 }}u + c, v{{ j }});
         }
 {% endfor %}
     }
-{% endfor %}
 }

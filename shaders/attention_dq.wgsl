@@ -6,6 +6,8 @@
 // An invocation owns TQ queries and walks the keys TK at a time; delta is
 // stored for attention_dkv.wgsl. HOLD and SLICES as in attention.wgsl, the
 // channels shared out being those of dq.
+// Loops over channels end at p.chunks, not at a constant, so that no compiler
+// unrolls them: software drivers take long to compile each load and store.
 {% include "common.wgsl" %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
 {% set T = "vec4<f32>" if VEC else "f32" %}
@@ -13,7 +15,7 @@
 struct Params {
     tokens: u32, heads: u32, channels: u32,
     head_stride: u32, k_off: u32, v_off: u32,
-    blocks: u32, tasks: u32, scale: f32,
+    chunks: u32, blocks: u32, tasks: u32, scale: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> qkv: array<{{ T }}>;            // [n, tokens, 3 channels]
@@ -78,17 +80,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let lse{{ i }} = lse[pair * p.tokens + query{{ i }}];
     var d{{ i }} = 0.0;
 {% if HOLD %}{% for c in range(D4) %}
-    let q{{ i }}_{{ c }} = scale * load_qkv(q_at{{ i }}, {{ c }}u);
-    let g{{ i }}_{{ c }} = load_dy(y_at{{ i }}, {{ c }}u);
-    d{{ i }} += dot(g{{ i }}_{{ c }}, load_y(y_at{{ i }}, {{ c }}u));
-{% endfor %}{% else %}
-    for (var c = 0u; c < {{ D4 }}u; c += 1u) {
-        d{{ i }} += dot(load_dy(y_at{{ i }}, c), load_y(y_at{{ i }}, c));
-    }
-{% endif %}
+    var q{{ i }}_{{ c }} = vec4<f32>(0.0);
+    var g{{ i }}_{{ c }} = vec4<f32>(0.0);
+{% endfor %}{% endif %}
 {% for c in range(S4) %}
     var a{{ i }}_{{ c }} = vec4<f32>(0.0);
 {% endfor %}{% endfor %}
+    for (var c = 0u; c < p.chunks; c += 1u) {
+{% for i in range(TQ) %}
+        let g{{ i }} = load_dy(y_at{{ i }}, c);
+        d{{ i }} += dot(g{{ i }}, load_y(y_at{{ i }}, c));
+{% if HOLD %}
+        let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
+{% for k in range(D4) %}
+        q{{ i }}_{{ k }} = select(q{{ i }}_{{ k }}, q{{ i }}, c == {{ k }}u);
+        g{{ i }}_{{ k }} = select(g{{ i }}_{{ k }}, g{{ i }}, c == {{ k }}u);
+{% endfor %}{% endif %}{% endfor %}
+    }
     for (var key = 0u; key < p.tokens; key += {{ TK }}u) {
 {% for j in range(TK) %}
         let at{{ j }} = (token0 + min(key + {{ j }}u, last)) * row + start;
@@ -105,7 +113,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         b{{ i }}_{{ j }} += dot(g{{ i }}_{{ c }}, v{{ j }}_{{ c }});
 {% endfor %}{% endfor %}{% endfor %}
 {% else %}
-        for (var c = 0u; c < {{ D4 }}u; c += 1u) {
+        for (var c = 0u; c < p.chunks; c += 1u) {
 {% for i in range(TQ) %}
             let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
             let g{{ i }} = load_dy(y_at{{ i }}, c);
@@ -132,11 +140,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
     }
 {% for i in range(TQ) %}
-    if first + {{ i }}u < p.tokens {
-{% for c in range(S4) %}
-        if slice * {{ S4 }}u + {{ c }}u < {{ D4 }}u { store(q_at{{ i }}, slice * {{ S4 }}u + {{ c }}u, p.scale * a{{ i }}_{{ c }}); }
-{% endfor %}
-        if slice == 0u { delta[pair * p.tokens + first + {{ i }}u] = d{{ i }}; }
+    let inside{{ i }} = first + {{ i }}u < p.tokens;
+    if inside{{ i }} && slice == 0u {
+        delta[pair * p.tokens + first + {{ i }}u] = d{{ i }};
     }
 {% endfor %}
+    for (var c = 0u; c < min({{ S4 }}u, p.chunks - slice * {{ S4 }}u); c += 1u) {
+{% for i in range(TQ) %}
+        var dq{{ i }} = a{{ i }}_0;
+{% for k in range(1, S4) %}
+        dq{{ i }} = select(dq{{ i }}, a{{ i }}_{{ k }}, c == {{ k }}u);
+{% endfor %}
+        if inside{{ i }} { store(q_at{{ i }}, slice * {{ S4 }}u + c, p.scale * dq{{ i }}); }
+{% endfor %}
+    }
 }

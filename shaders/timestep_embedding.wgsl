@@ -1,7 +1,9 @@
 // y[n, i] = cos(t[n] f_i), y[n, half + i] = sin(t[n] f_i), f_i = 10000^(-i / half);
-// a last odd column is zero. Angles reach thousands of radians, where float32
-// and most devices' sines are poor, so the phase is a fixed-point fraction of
-// a turn: f_i is the product of the host's powers q^(2^k), q = 10000^(-1/half).
+// a last odd column is zero. Networks were trained with f_i and the angle
+// rounded to float32, so both are rounded here as well. Angles reach thousands
+// of radians, where most devices' sines are poor: the exact value of the
+// rounded angle is reduced to a turn in fixed point. f_i is the product of the
+// host's powers q^(2^k), q = 10000^(-1/half).
 {% include "common.wgsl" %}
 {% include "philox.wgsl" %}
 
@@ -15,14 +17,33 @@ struct Params {
 @group(0) @binding(1) var<storage, read> t: array<f32>;              // [n]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;        // [n, dim]
 
-// f_i / (2 pi) in units of 2^-32.
-fn turns_per_step(i: u32) -> u32 {
-    // 1 / (2 pi)
-    var f = 683565276u;
+// a * b / 2^32, rounded.
+fn scale(a: u32, b: u32) -> u32 {
+    let product = mul_wide(a, b);
+    return product.x + (product.y >> 31u);
+}
+
+fn frequency(i: u32) -> f32 {
+    if i == 0u {
+        return 1.0;
+    }
+    // In units of 2^-32; zero stands for one until the first factor.
+    var f = 0u;
 {% for k in range(12) %}
-    if (i & {{ 2 ** k }}u) != 0u { f = mul_wide(f, p.q{{ k }}).x; }
+    if (i & {{ 2 ** k }}u) != 0u { f = select(scale(f, p.q{{ k }}), p.q{{ k }}, f == 0u); }
 {% endfor %}
-    return f;
+    return f32(f) * 2.3283064365386963e-10;
+}
+
+// An angle in [0, 8192) modulo a turn, in [-pi, pi).
+fn reduce(angle: f32) -> f32 {
+    // As a 32-bit fixed-point number that holds every bit of the float.
+    let small = angle < 32.0;
+    let fixed = u32(angle * select(524288.0, 134217728.0, small));
+    // Times 1 / (2 pi) in units of 2^-32: turns, of which the fraction counts.
+    let turns = mul_wide(fixed, 683565276u);
+    let phase = select((turns.x << 13u) | (turns.y >> 19u), (turns.x << 5u) | (turns.y >> 27u), small);
+    return f32(bitcast<i32>(phase)) * 1.4629180792671596e-9;
 }
 
 @compute @workgroup_size(64)
@@ -37,11 +58,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         y[index] = 0.0;
         return;
     }
-    // Steps in units of 2^-19: exact for any float32 from 16 to 8192.
-    let steps = u32(t[index / p.dim] * 524288.0);
-    let product = mul_wide(steps, turns_per_step(column % half));
-    let phase = (product.x << 13u) | (product.y >> 19u);
-    // As a signed fraction of a turn, the angle lies in [-pi, pi).
-    let angle = f32(bitcast<i32>(phase)) * 1.4629180792671596e-9;
+    let angle = reduce(t[index / p.dim] * frequency(column % half));
     y[index] = select(sin(angle), cos(angle), column < half);
 }

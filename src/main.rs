@@ -1,5 +1,22 @@
 //! The `demist` program: parses the command line and runs one command.
 
+/// Prints a line of results. A closed pipe behind it (`demist info .. | head`)
+/// is no reason to end a training.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
+/// Prints a line about the work itself, beside the results.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod commands;
 
 use clap::{Parser, Subcommand};
@@ -44,7 +61,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
+            // One line, whatever a driver or a file name may hold.
+            let text = e.to_string();
+            let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+            note!("error: {}", lines.join(" "));
             ExitCode::FAILURE
         }
     }

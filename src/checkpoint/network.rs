@@ -2,7 +2,7 @@
 //! that no flag has to be repeated.
 
 use super::{Header, Storage, TensorFile, load_header};
-use crate::diffusion::DiffusionConfig;
+use crate::diffusion::{DiffusionConfig, SpacedSchedule};
 use crate::model::UNetConfig;
 use crate::train::TrainConfig;
 use crate::{Error, Result};
@@ -45,7 +45,7 @@ pub struct NetworkInfo {
     pub training: TrainConfig,
     /// How far.
     pub progress: Progress,
-    /// "weights" or "ema".
+    /// "state" (all of a run, each set of values under its prefix) or "ema".
     pub holds: String,
     /// The command line.
     pub command: String,
@@ -76,8 +76,22 @@ impl NetworkInfo {
         })?;
         let info: NetworkInfo = serde_json::from_str(json)
             .map_err(|e| Error::file(path, format!("its configuration cannot be read: {e}")))?;
-        info.model.validate().map_err(|e| Error::file(path, e.to_string()))?;
+        info.validate().map_err(|e| Error::file(path, e.to_string()))?;
         Ok(info)
+    }
+
+    /// Checks each part, and that the class names are as many as the network's
+    /// classes (or absent).
+    fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        SpacedSchedule::new(&self.diffusion, "")?;
+        self.training.validate()?;
+        match (self.model.num_classes, self.data.classes.len()) {
+            (Some(classes), names @ 1..) if names != classes => {
+                Err(Error::Config(format!("{names} class names for {classes} classes")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Class number of `name`, which may also be the number itself.

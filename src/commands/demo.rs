@@ -3,16 +3,15 @@
 
 use super::sampling::{draw, load};
 use super::train::{open_data, train_with_bar};
-use super::{command_line, open_device};
-use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_network};
-use demist::diffusion::{DiffusionConfig, SampleOptions, Sampler};
+use super::{command_line, open_device, time_limit};
+use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info, read_network};
+use demist::diffusion::{DiffusionConfig, SampleOptions, Sampler, SpacedSchedule};
 use demist::output::Grid;
 use demist::runtime::{Context, Pipelines};
 use demist::train::{RunOptions, StopFlag, TrainConfig};
 use demist::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Images drawn of each class.
 const COLUMNS: usize = 8;
@@ -27,7 +26,7 @@ pub struct Args {
     #[arg(short, long, default_value = "out/demo")]
     out: PathBuf,
     /// Seconds of training.
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = 60.0, allow_negative_numbers = true)]
     seconds: f64,
     /// Denoising steps of the final grid.
     #[arg(long, default_value_t = 50)]
@@ -39,18 +38,19 @@ pub struct Args {
 
 /// Trains, draws, and says where everything is.
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
-    if !(args.seconds > 0.0 && args.seconds.is_finite()) {
-        return Err(Error::Config(format!("{} seconds of training are impossible", args.seconds)));
-    }
+    let limit = time_limit(args.seconds, 1.0, "seconds")?;
+    check_folder(&args.out)?;
     let shipped = args.assets.join("faces16.safetensors");
     let (info, file) = read_network(&shipped)?;
+    let respacing = args.sample_steps.to_string();
+    SpacedSchedule::new(&info.diffusion, &respacing)?;
     let data = args.assets.join("faces16.png");
     let dataset = open_data(&data, Some(info.model.image_size), Some(info.model.in_channels))?;
     let gpu = open_device(device)?;
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
 
-    println!("training a new network of the shipped one's shape for {} seconds", args.seconds);
+    say!("training a new network of the shipped one's shape for {} seconds", args.seconds);
     let fresh = NetworkInfo {
         diffusion: DiffusionConfig { ..info.diffusion.clone() },
         data: DataInfo { source: data.display().to_string(), ..info.data.clone() },
@@ -73,21 +73,21 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         log_every: 2,
         save_every: 0,
         sample_every: 0,
-        time_limit: Some(Duration::from_secs_f64(args.seconds)),
+        time_limit: Some(limit),
     };
     let outcome = train_with_bar(ctx, Arc::new(dataset), fresh, &options)?;
     if outcome.interrupted {
         return Err(Error::Interrupted);
     }
 
-    println!("drawing from the shipped network ({} images seen)", info.progress.images_seen);
+    say!("drawing from the shipped network ({} images seen)", info.progress.images_seen);
     let classes = info.model.num_classes.unwrap_or(1);
     let labels: Vec<u32> =
         (0..classes as u32).flat_map(|c| std::iter::repeat_n(c, COLUMNS)).collect();
     let count = labels.len();
     let loaded = load(ctx, &shipped, info, &file, count)?;
     let sampling = SampleOptions {
-        respacing: args.sample_steps.to_string(),
+        respacing,
         sampler: Sampler::Ddim { eta: 0.0 },
         clip: true,
         seed: args.seed,
@@ -104,9 +104,21 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
             &path,
             &[("Software", "demist"), ("Comment", &command_line()), ("Source", &device)],
         )?;
-    println!();
-    println!("pictures    {}", path.display());
-    println!("loss plot   {}", args.out.join("loss.png").display());
-    println!("device      {device}");
+    say!();
+    say!("pictures    {}", path.display());
+    say!("loss plot   {}", args.out.join("loss.png").display());
+    say!("device      {device}");
     Ok(())
+}
+
+/// An earlier demo is replaced, a run that someone trained is not.
+fn check_folder(out: &Path) -> Result<()> {
+    let state = out.join("state.safetensors");
+    let has = |command: &str, word| command.split_whitespace().any(|w| w == word);
+    let demo = |command: &str| has(command, "demo") && !has(command, "train");
+    match state.exists().then(|| read_info(&state)) {
+        Some(Ok(info)) if demo(&info.command) => Ok(()),
+        Some(_) => Err(Error::file(out, "holds a run that is no demo; choose another --out")),
+        None => Ok(()),
+    }
 }

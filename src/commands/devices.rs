@@ -12,21 +12,21 @@ pub fn run() -> Result<()> {
         ));
     }
     for (i, a) in adapters.iter().enumerate() {
-        println!("{i}: {}{}", a.name, if i == 0 { "  (default)" } else { "" });
-        println!("   type       {} via {}", a.kind, a.backend);
-        println!("   driver     {}", a.driver);
-        println!(
+        say!("{i}: {}{}", a.name, if i == 0 { "  (default)" } else { "" });
+        say!("   type       {} via {}", a.kind, a.backend);
+        say!("   driver     {}", a.driver);
+        say!(
             "   features   {}",
             if a.features.is_empty() { "none".into() } else { a.features.join(", ") }
         );
-        println!(
+        say!(
             "   limits     {} a buffer, {} a binding, {} workgroup memory, {} invocations a workgroup",
             human_bytes(a.max_buffer),
             human_bytes(a.max_binding),
             human_bytes(a.workgroup_memory.into()),
             a.max_invocations
         );
-        println!("   subgroups  {} to {}", a.subgroup.0, a.subgroup.1);
+        say!("   subgroups  {} to {}", a.subgroup.0, a.subgroup.1);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `demist info`: what a network is and what it needs, without allocating.
 
+use super::check_batch;
 use demist::Result;
 use demist::checkpoint::{NetworkInfo, read_info};
 use demist::diffusion::{DiffusionConfig, SamplingGraph};
@@ -22,7 +23,7 @@ pub struct Args {
 pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     let (model, diffusion) = match named(&args.file) {
         Some(model) => {
-            println!("preset      {}", args.file.display());
+            say!("preset      {}", args.file.display());
             (model, DiffusionConfig::default())
         }
         None => {
@@ -32,7 +33,7 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
         }
     };
     print_model(&model);
-    println!(
+    say!(
         "diffusion   {} steps, {:?} schedule, predicts {:?}, variance {:?}",
         diffusion.diffusion_steps,
         diffusion.noise_schedule,
@@ -41,15 +42,15 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     );
     // Only sizes matter here; a device may bind less, which its own plan then says.
     let caps = Caps { max_binding: u64::MAX / 8, max_buffer: u64::MAX / 8, ..Caps::default() };
+    check_batch(&caps, &model, args.batch)?;
     let wiring = SamplingGraph::new(&model, args.batch, false, false)?;
     let plan = wiring.plan(&caps)?;
     let parameters: usize = wiring.graph.params.iter().map(|p| p.len()).sum();
-    println!("parameters  {parameters} in {} tensors", wiring.graph.params.len());
+    say!("parameters  {parameters} in {} tensors", wiring.graph.params.len());
     let report = plan.report();
-    println!(
-        "work        {:.2} GMAC an image forward",
-        report.flops as f64 / 2e9 / args.batch as f64
-    );
+    let macs = report.flops as f64 / 2.0 / args.batch as f64;
+    let (macs, unit) = if macs < 1e9 { (macs / 1e6, "MMAC") } else { (macs / 1e9, "GMAC") };
+    say!("work        {macs:.2} {unit} an image forward");
     print_plan("inference", args.batch, &report, report.params);
     let image_channels =
         model.out_channels == model.in_channels || model.out_channels == 2 * model.in_channels;
@@ -78,27 +79,33 @@ fn hint(e: demist::Error, file: &Path) -> demist::Error {
 }
 
 fn print_file(path: &Path, info: &NetworkInfo) {
-    println!("file        {} (holds {})", path.display(), info.holds);
-    println!(
+    say!("file        {} (holds {})", path.display(), info.holds);
+    say!(
         "trained     {} steps, {} images seen, on {}",
-        info.progress.step, info.progress.images_seen, info.device
+        info.progress.step,
+        info.progress.images_seen,
+        info.device
     );
-    println!(
+    say!(
         "data        {} ({} images): {}",
         info.data.source,
         info.data.images,
         info.data.classes.join(", ")
     );
-    println!("recipe      {}", info.command);
+    say!("recipe      {}", info.command);
     let t = &info.training;
-    println!(
+    say!(
         "training    batch {} in parts of {}, lr {}, ema {}, seed {}",
-        t.batch_size, t.micro_batch, t.lr, t.ema_rate, t.seed
+        t.batch_size,
+        t.micro_batch,
+        t.lr,
+        t.ema_rate,
+        t.seed
     );
 }
 
 fn print_model(m: &UNetConfig) {
-    println!(
+    say!(
         "network     {}x{} pixels, {} channels in, {} out, width {}, multipliers {:?}, {} residual blocks a level",
         m.image_size,
         m.image_size,
@@ -111,7 +118,7 @@ fn print_model(m: &UNetConfig) {
     let heads = m
         .num_head_channels
         .map_or(format!("{} heads", m.num_heads), |d| format!("{d} channels a head"));
-    println!(
+    say!(
         "            attention at 1/{:?} of the size, {heads}, {}, {}, dropout {}",
         m.attention_resolutions,
         if m.use_scale_shift_norm { "adaptive group norm" } else { "added embedding" },
@@ -119,22 +126,21 @@ fn print_model(m: &UNetConfig) {
         m.dropout
     );
     match m.num_classes {
-        Some(n) => println!("            conditional on {n} classes"),
-        None => println!("            unconditional"),
+        Some(n) => say!("            conditional on {n} classes"),
+        None => say!("            unconditional"),
     }
 }
 
 fn print_plan(what: &str, batch: usize, r: &PlanReport, parameters: u64) {
     let total = r.slots + r.pinned + parameters;
-    println!(
-        "{what:<11} batch {batch}: peak {} ({:.2} GiB) = activations {} + inputs and outputs {} + parameters {}",
+    say!(
+        "{what:<11} batch {batch}: peak {} = activations {} + inputs and outputs {} + parameters {}",
         human_bytes(total),
-        total as f64 / (1u64 << 30) as f64,
         human_bytes(r.slots),
         human_bytes(r.pinned),
         human_bytes(parameters)
     );
-    println!(
+    say!(
         "            {} dispatches, largest binding {}, live set at least {}",
         r.dispatches,
         human_bytes(r.largest_binding),

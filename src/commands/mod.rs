@@ -8,16 +8,76 @@ pub mod sample;
 mod sampling;
 pub mod train;
 
-use demist::gpu::Gpu;
+use demist::gpu::{Caps, Gpu, human_bytes};
+use demist::graph::PlanReport;
+use demist::model::UNetConfig;
 use demist::train::StopFlag;
 use demist::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::time::Duration;
 
 /// Opens the adapter and says which one it is.
 fn open_device(selector: Option<&str>) -> Result<Gpu> {
     let gpu = Gpu::open(selector)?;
-    eprintln!("device: {}", gpu.summary);
+    note!("device: {}", gpu.summary);
     Ok(gpu)
+}
+
+/// Refuses a batch that no plan can hold, before anything counts its bytes.
+fn check_batch(caps: &Caps, model: &UNetConfig, batch: usize) -> Result<()> {
+    if batch == 0 {
+        return Err(Error::Config("a batch must hold at least 1 image".into()));
+    }
+    model.validate()?;
+    let (side, channels) = (model.image_size, model.in_channels);
+    let needed = (batch as u64).saturating_mul((side * side * channels * 4) as u64);
+    if needed > caps.max_binding {
+        return Err(Error::Memory(format!(
+            "a batch of {batch} images of {side}x{side}x{channels} needs a binding of {}, \
+             the device allows {}; use a smaller batch",
+            human_bytes(needed),
+            human_bytes(caps.max_binding)
+        )));
+    }
+    // The backward walk is twice the forward one; 64 bits count to 1.8e19.
+    if 3.0 * model.work() * batch as f64 > 1e19 {
+        return Err(Error::Config(format!(
+            "a batch of {batch} images through this network is beyond any device; \
+             use a smaller batch"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a plan with `copies` of the parameters that exceeds the memory of a
+/// software device. Other drivers refuse by themselves; there the system would
+/// end the program.
+fn check_room(gpu: &Gpu, report: &PlanReport, copies: u64) -> Result<()> {
+    let needed = report.slots + report.pinned + copies * report.params;
+    match memory_available() {
+        Some(offered) if gpu.caps.software && needed > offered => Err(Error::Memory(format!(
+            "the plan needs {}, the machine has {} available; use a smaller batch",
+            human_bytes(needed),
+            human_bytes(offered)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of main memory that can be used, where the system says so (Linux).
+fn memory_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// A time limit given as a number of `unit` seconds.
+fn time_limit(value: f64, unit: f64, name: &str) -> Result<Duration> {
+    let impossible = || Error::Config(format!("a time limit of {value} {name} is impossible"));
+    if value <= 0.0 {
+        return Err(impossible());
+    }
+    Duration::try_from_secs_f64(value * unit).map_err(|_| impossible())
 }
 
 /// A bar with elapsed time, ETA and a message.
@@ -39,7 +99,7 @@ fn stop_on_ctrl_c() -> Result<StopFlag> {
         if handler.is_set() {
             std::process::exit(130);
         }
-        eprintln!("\nstopping after this step (Ctrl-C again to end at once)");
+        note!("\nstopping after this step (Ctrl-C again to end at once)");
         handler.set();
     })
     .map_err(|e| Error::Config(format!("cannot catch Ctrl-C: {e}")))?;
@@ -48,5 +108,9 @@ fn stop_on_ctrl_c() -> Result<StopFlag> {
 
 /// The command line as typed, for the metadata of what it makes.
 fn command_line() -> String {
-    std::env::args().collect::<Vec<_>>().join(" ")
+    let word = |w: std::ffi::OsString| w.to_string_lossy().into_owned();
+    std::iter::once("demist".into())
+        .chain(std::env::args_os().skip(1).map(word))
+        .collect::<Vec<String>>()
+        .join(" ")
 }

@@ -3,7 +3,8 @@
 use super::sampling::{draw, load};
 use super::{command_line, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, read_network};
-use demist::diffusion::{SampleOptions, Sampler};
+use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
+use demist::gpu::human_bytes;
 use demist::output::{Grid, image, npz};
 use demist::runtime::{Context, Pipelines};
 use demist::{Error, Result};
@@ -28,7 +29,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Rule::Ddim)]
     sampler: Rule,
     /// Noise of DDIM: 0 is deterministic, 1 as noisy as DDPM.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     eta: f64,
     /// Do not clamp the predicted image to the range of pixels.
     #[arg(long)]
@@ -58,8 +59,7 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         return Err(Error::Config("--count and --batch must be at least 1".into()));
     }
     let (info, file) = read_network(&args.file)?;
-    let labels = choose_labels(args, &info)?;
-    let count = if labels.is_empty() { args.count } else { labels.len() };
+    let (labels, count) = choose_labels(args, &info)?;
     let options = SampleOptions {
         respacing: args.steps.clone(),
         sampler: match args.sampler {
@@ -69,8 +69,10 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         clip: !args.no_clip,
         seed: args.seed,
     };
+    // What can be refused is refused before the work.
     options.sampler.validate()?;
-    check_writable(&args.out)?;
+    SpacedSchedule::new(&info.diffusion, &options.respacing)?;
+    prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let gpu = open_device(device)?;
     let pipelines = Pipelines::new();
@@ -78,19 +80,22 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let loaded = load(ctx, &args.file, info, &file, args.batch.min(count))?;
     let pixels = draw(ctx, &loaded, &options, &labels, count, &stop)?;
     write(args, &loaded.info, &pixels, &labels, count, &gpu.summary.to_string())?;
-    println!("wrote {}", args.out.display());
+    say!("wrote {}", args.out.display());
     Ok(())
 }
 
-/// The class of every image, row by row.
-fn choose_labels(args: &Args, info: &NetworkInfo) -> Result<Vec<u32>> {
+/// The class of every image, row by row (none of an unconditional network),
+/// and the number of images.
+fn choose_labels(args: &Args, info: &NetworkInfo) -> Result<(Vec<u32>, usize)> {
     let Some(classes) = info.model.num_classes else {
-        return match args.classes.first() {
-            Some(name) => info.class(name).map(|_| Vec::new()),
-            None => Ok(Vec::new()),
-        };
+        if let Some(name) = args.classes.first() {
+            info.class(name)?;
+        }
+        check_count(args.count, 1, info)?;
+        return Ok((Vec::new(), args.count));
     };
     if args.classes.is_empty() {
+        check_count(args.count, 1, info)?;
         let draw = |i| {
             demist::rng::uniform_below(
                 args.seed,
@@ -101,20 +106,73 @@ fn choose_labels(args: &Args, info: &NetworkInfo) -> Result<Vec<u32>> {
                 classes as u32,
             )
         };
-        return Ok((0..args.count as u32).map(draw).collect());
+        return Ok(((0..args.count as u32).map(draw).collect(), args.count));
     }
     let wanted: Vec<u32> = if args.classes.iter().any(|c| c == "all") {
         (0..classes as u32).collect()
     } else {
         args.classes.iter().map(|c| info.class(c)).collect::<Result<_>>()?
     };
-    Ok(wanted.into_iter().flat_map(|c| std::iter::repeat_n(c, args.count)).collect())
+    let count = check_count(args.count, wanted.len(), info)?;
+    let labels = wanted.into_iter().flat_map(|c| std::iter::repeat_n(c, args.count)).collect();
+    Ok((labels, count))
 }
 
-/// Fails before the work rather than after it.
-fn check_writable(out: &Path) -> Result<()> {
-    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::tempfile_in(parent).map(|_| ()).map_err(|e| Error::io("write to", parent, e))
+/// `each` images of every one of `classes`: as many as the random numbers tell
+/// apart, of a kind that can be written, and no more than there is room for.
+fn check_count(each: usize, classes: usize, info: &NetworkInfo) -> Result<usize> {
+    let (side, channels) = (info.model.image_size, info.model.in_channels);
+    if !matches!(channels, 1 | 3) {
+        return Err(Error::Config(format!(
+            "the network draws images of {channels} channels; 1 (grey) and 3 (RGB) can be written"
+        )));
+    }
+    let count = each.checked_mul(classes).filter(|n| u32::try_from(*n).is_ok());
+    let Some(count) = count else {
+        return Err(Error::Config(format!(
+            "--count {each} of {classes} classes is more than {} images",
+            u32::MAX
+        )));
+    };
+    let bytes = count as u64 * (side * side * channels) as u64;
+    let mut room: Vec<u8> = Vec::new();
+    let fits = usize::try_from(bytes).is_ok_and(|n| room.try_reserve_exact(n).is_ok());
+    if !fits {
+        return Err(Error::Memory(format!("{count} images need {}", human_bytes(bytes))));
+    }
+    Ok(count)
+}
+
+/// A name ending in .png or .npz is a file, anything else a folder of images.
+fn is_file_name(out: &Path) -> bool {
+    out.extension().is_some_and(|e| e == "png" || e == "npz")
+}
+
+/// Makes the output folder, and fails before the work rather than after it.
+fn prepare_output(out: &Path) -> Result<()> {
+    let folder = if is_file_name(out) {
+        if out.is_dir() {
+            return Err(Error::file(out, "is a folder, a file of that name cannot be written"));
+        }
+        out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    } else {
+        std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+        out
+    };
+    let probe = tempfile::tempfile_in(folder);
+    probe.map(|_| ()).map_err(|e| Error::io("write in", folder, io_reason(e)))
+}
+
+/// The reason alone: a temporary file's error repeats its path.
+fn io_reason(e: std::io::Error) -> std::io::Error {
+    e.kind().into()
+}
+
+/// A class name as part of a file name: it comes from a file and may hold
+/// separators.
+fn file_name_part(class: &str) -> String {
+    let safe = |c: char| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' };
+    class.chars().take(64).map(safe).collect::<String>().trim_start_matches('.').to_owned()
 }
 
 fn write(
@@ -150,9 +208,9 @@ fn write(
             npz::save_samples(&args.out, pixels, [count, size, size, channels], labels)
         }
         _ => {
-            std::fs::create_dir_all(&args.out).map_err(|e| Error::io("create", &args.out, e))?;
             for (i, image) in pixels.chunks(size * size * channels).enumerate() {
-                let class = labels.get(i).map(|l| format!("{}_", name(l))).unwrap_or_default();
+                let class = labels.get(i).map(|l| format!("{}_", file_name_part(&name(l))));
+                let class = class.unwrap_or_default();
                 image::save_png(
                     &args.out.join(format!("{class}{i:05}.png")),
                     image,

@@ -1,6 +1,6 @@
 //! Loading a network and drawing from it, shared by `sample` and `demo`.
 
-use super::bar;
+use super::{bar, check_batch, check_room};
 use demist::Result;
 use demist::checkpoint::{NetworkInfo, TensorFile};
 use demist::diffusion::{ImageSampler, SampleOptions, SamplingGraph};
@@ -27,12 +27,14 @@ pub fn load(
     file: &TensorFile,
     batch: usize,
 ) -> Result<Loaded> {
+    check_batch(&ctx.gpu.caps, &info.model, batch)?;
     let wiring = SamplingGraph::new(&info.model, batch, false, false)?;
-    let plan = wiring.plan(&ctx.gpu.caps)?;
     let params = &wiring.graph.params;
     // A run's state holds several sets; its average is what should be drawn from.
     let prefix = if info.holds == "state" { "ema." } else { "" };
     let values = parameters(params, file, prefix).map_err(|e| Error::file(path, e))?;
+    let plan = wiring.plan(&ctx.gpu.caps)?;
+    check_room(ctx.gpu, &plan.report(), 1)?;
     let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights])?;
     flat.write(ctx.gpu, FlatKind::Weights, params, &values)?;
     let sampler =

@@ -1,16 +1,15 @@
 //! `demist train`
 
-use super::{bar, command_line, open_device, stop_on_ctrl_c};
+use super::{bar, check_batch, check_room, command_line, open_device, stop_on_ctrl_c, time_limit};
 use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, VarType};
 use demist::model::{UNetConfig, default_model, preset, preset_names};
 use demist::runtime::{Context, Pipelines};
-use demist::train::{Event, RunOptions, TrainConfig, TrainOutcome, train};
+use demist::train::{Event, RunOptions, TrainConfig, TrainOutcome, plan_report, train};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
@@ -43,7 +42,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1000)]
     sample_every: u64,
     /// Stop after this many minutes, saving.
-    #[arg(long, value_name = "MINUTES")]
+    #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
     time_limit: Option<f64>,
 }
 
@@ -86,7 +85,7 @@ struct ModelArgs {
     #[arg(long)]
     num_head_channels: Option<usize>,
     /// Dropout probability in residual blocks.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     dropout: Option<f32>,
     /// Ignore the classes.
     #[arg(long)]
@@ -135,7 +134,7 @@ struct TrainArgs {
     #[arg(long)]
     micro_batch: Option<usize>,
     /// Learning rate.
-    #[arg(long, default_value_t = 2e-4)]
+    #[arg(long, default_value_t = 2e-4, allow_negative_numbers = true)]
     lr: f64,
     /// Steps over which the rate rises.
     #[arg(long, default_value_t = 0)]
@@ -144,13 +143,13 @@ struct TrainArgs {
     #[arg(long)]
     lr_anneal: bool,
     /// Decoupled weight decay.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     weight_decay: f64,
     /// Largest gradient norm; 0 does not clip.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     max_grad_norm: f64,
     /// Decay of the averaged weights.
-    #[arg(long, default_value_t = 0.9999)]
+    #[arg(long, default_value_t = 0.9999, allow_negative_numbers = true)]
     ema_rate: f64,
     /// Seed of everything random.
     #[arg(long, default_value_t = 0)]
@@ -159,18 +158,10 @@ struct TrainArgs {
 
 /// Trains.
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
-    let saved =
-        if args.resume { Some(read_info(&args.out.join("state.safetensors"))?) } else { None };
-    if !args.resume && args.out.join("state.safetensors").exists() {
-        return Err(Error::Config(format!(
-            "{} holds a run already; continue it with --resume or choose another --out",
-            args.out.display()
-        )));
-    }
+    let saved = saved_run(args)?;
     let size = saved.as_ref().map(|s| s.model.image_size).or(args.data_options.image_size);
     let channels = saved.as_ref().map(|s| s.model.in_channels).or(args.data_options.channels);
     let dataset = open_data(&args.data, size, channels)?;
-    let gpu = open_device(device)?;
     let mut info = match saved {
         Some(info) => info,
         None => new_run(args, &dataset)?,
@@ -178,7 +169,9 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     if let Some(steps) = args.training.steps {
         info.training.steps = steps;
     }
-    info.device = gpu.summary.to_string();
+    if info.training.steps == 0 {
+        return Err(Error::Config("--steps must be at least 1".into()));
+    }
     check_classes(&info, &dataset)?;
     let options = RunOptions {
         folder: args.out.clone(),
@@ -186,21 +179,31 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         log_every: args.log_every.max(1),
         save_every: args.save_every,
         sample_every: args.sample_every,
-        time_limit: match args.time_limit {
-            Some(m) if m > 0.0 && m.is_finite() => Some(Duration::from_secs_f64(m * 60.0)),
-            Some(m) => {
-                return Err(Error::Config(format!("a time limit of {m} minutes is impossible")));
-            }
-            None => None,
-        },
+        time_limit: args.time_limit.map(|m| time_limit(m, 60.0, "minutes")).transpose()?,
     };
+    let gpu = open_device(device)?;
+    info.device = gpu.summary.to_string();
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
     let outcome = train_with_bar(ctx, Arc::new(dataset), info, &options)?;
     if outcome.interrupted {
-        println!("stopped and saved; continue with: {} --resume", resume_line(args));
+        say!("stopped and saved; continue with: {} --resume", resume_line(args));
     }
     Ok(())
+}
+
+/// What the run folder holds: the run to continue, or nothing where one starts.
+fn saved_run(args: &Args) -> Result<Option<NetworkInfo>> {
+    let state = args.out.join("state.safetensors");
+    match (args.resume, state.exists()) {
+        (true, true) => read_info(&state).map(Some),
+        (true, false) => Err(Error::file(&args.out, "holds no run that --resume could continue")),
+        (false, false) => Ok(None),
+        (false, true) => Err(Error::file(
+            &args.out,
+            "holds a run already; continue it with --resume or choose another --out",
+        )),
+    }
 }
 
 fn resume_line(args: &Args) -> String {
@@ -216,13 +219,13 @@ pub fn open_data(
     let options = DataOptions { image_size, channels, ..Default::default() };
     let dataset = Dataset::open(path, &options)?;
     for (file, reason) in dataset.skipped() {
-        eprintln!("skipped {}: {reason}", file.display());
+        note!("skipped {}: {reason}", file.display());
     }
     let skipped = match dataset.skipped().len() {
         0 => String::new(),
         n => format!(", {n} skipped"),
     };
-    eprintln!(
+    note!(
         "data: {} images of {}x{}x{} in {} classes ({}){skipped}",
         dataset.len(),
         dataset.size(),
@@ -241,7 +244,9 @@ fn shorten(classes: &[String]) -> String {
 }
 
 fn check_classes(info: &NetworkInfo, dataset: &Dataset) -> Result<()> {
-    if info.model.num_classes.is_some() && info.data.classes != dataset.classes() {
+    let classes = dataset.classes();
+    let fits = |n| n == classes.len() && info.data.classes == classes;
+    if info.model.num_classes.is_some_and(|n| !fits(n)) {
         return Err(Error::Config(format!(
             "the run was trained on the classes {}, the data has {}",
             shorten(&info.data.classes),
@@ -323,7 +328,15 @@ fn model_config(m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
         c.attention_resolutions = sizes
             .iter()
             .map(|s| match (*s > 0).then(|| c.image_size / s) {
-                Some(d) if d > 0 && d.is_power_of_two() && c.image_size % s == 0 => Ok(d),
+                Some(d) if d > 0 && d.is_power_of_two() && c.image_size.is_multiple_of(*s) => {
+                    if d >> c.channel_mult.len() == 0 {
+                        return Ok(d);
+                    }
+                    Err(Error::Config(format!(
+                        "attention resolution {s} is below the smallest level of a network with {} levels",
+                        c.channel_mult.len()
+                    )))
+                }
                 _ => Err(Error::Config(format!(
                     "attention resolution {s} is not the image size {} halved a number of times",
                     c.image_size
@@ -371,6 +384,12 @@ pub fn train_with_bar(
     info: NetworkInfo,
     options: &RunOptions,
 ) -> Result<TrainOutcome> {
+    let caps = &ctx.gpu.caps;
+    info.training.validate()?;
+    check_batch(caps, &info.model, info.training.micro_batch)?;
+    let plan = plan_report(caps, &info.model, &info.diffusion, info.training.micro_batch)?;
+    // Weights, gradients, two moments and the average.
+    check_room(ctx.gpu, &plan, 5)?;
     let stop = stop_on_ctrl_c()?;
     let bar = bar(info.training.steps, "training");
     let mut loss_text = String::new();
@@ -388,20 +407,18 @@ pub fn train_with_bar(
             }
             Event::Log { step, loss, grad_norm } => {
                 loss_text = format!("loss {loss:.4}  ");
-                if bar.is_hidden() && step % (options.log_every * 10) == 0 {
-                    eprintln!("step {step}: loss {loss:.4}, gradient norm {grad_norm:.3}");
+                if bar.is_hidden() && step.is_multiple_of(options.log_every.saturating_mul(10)) {
+                    note!("step {step}: loss {loss:.4}, gradient norm {grad_norm:.3}");
                 }
             }
             Event::NotFinite { step } => {
-                bar.suspend(|| {
-                    eprintln!("step {step}: loss or gradient not finite, update skipped")
-                });
+                bar.suspend(|| note!("step {step}: loss or gradient not finite, update skipped"));
             }
             Event::Wrote(path) => {
                 if path.extension().is_some_and(|e| e == "png")
                     && path.parent() != Some(&options.folder)
                 {
-                    bar.suspend(|| println!("samples: {}", path.display()));
+                    bar.suspend(|| say!("samples: {}", path.display()));
                 }
             }
         }
@@ -409,18 +426,20 @@ pub fn train_with_bar(
     })?;
     bar.abandon();
     if skipped > 0 {
-        eprintln!("{skipped} unreadable images were skipped");
+        note!("{skipped} unreadable images were skipped");
     }
     let p = outcome.progress;
-    println!(
+    say!(
         "{} steps, {} images seen, {:.1} images/s",
-        p.step, p.images_seen, outcome.images_per_second
+        p.step,
+        p.images_seen,
+        outcome.images_per_second
     );
     if let Some((first, last)) = outcome.losses {
-        println!("loss {first:.4} -> {last:.4}");
+        say!("loss {first:.4} -> {last:.4}");
     }
     for file in ["network.safetensors", "loss.png", "metrics.csv"] {
-        println!("{}", options.folder.join(file).display());
+        say!("{}", options.folder.join(file).display());
     }
     Ok(outcome)
 }

@@ -123,7 +123,7 @@ pub struct Graph {
     pub tensors: Vec<TensorInfo>,
     /// Nodes in execution order.
     pub nodes: Vec<Node>,
-    /// Trainable parameters in the reference's order.
+    /// Trainable parameters in the order in which they were described.
     pub params: Vec<ParamInfo>,
     /// Tensors worth looking at, by name (block outputs).
     pub taps: Vec<(String, TensorId)>,

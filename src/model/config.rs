@@ -6,6 +6,14 @@ use serde::{Deserialize, Serialize};
 /// Channels of a group-norm group are counted out of this many groups.
 pub const GROUPS: usize = 32;
 
+/// Bounds that no sensible network comes near: beyond them lies a slip or a
+/// damaged file, and sizes would no longer fit the integers that count them.
+const MAX_IMAGE_SIZE: usize = 8192;
+const MAX_CHANNELS: usize = 8192;
+const MAX_RES_BLOCKS: usize = 64;
+const MAX_IMAGE_CHANNELS: usize = 64;
+const MAX_CLASSES: usize = 1 << 20;
+
 /// Options of the ADM U-Net (Dhariwal & Nichol 2021, appendix; the names are
 /// those of guided-diffusion's `UNetModel`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +93,24 @@ impl UNetConfig {
         }
     }
 
+    /// An upper estimate of the arithmetic of one image forward, in floating-point
+    /// operations: what a batch may not multiply beyond any device.
+    pub fn work(&self) -> f64 {
+        let levels = self.channel_mult.len();
+        let of_level = |level: usize| {
+            let pixels = ((self.image_size >> level) as f64).powi(2);
+            // Decoder blocks also see the channels of the level below.
+            let c = self.channels(level).max(self.channels((level + 1).min(levels - 1))) as f64;
+            // Two 3x3 convolutions, one of them over a concatenation, and the skip.
+            let mut block = 2.0 * pixels * c * c * (9.0 * 3.0 + 2.0);
+            if self.attention_resolutions.contains(&(1 << level)) || level + 1 == levels {
+                block += 4.0 * pixels * c * (pixels + 2.0 * c);
+            }
+            block * (2 * self.num_res_blocks + 5) as f64
+        };
+        (0..levels).map(of_level).sum()
+    }
+
     /// Checks that the options describe a network.
     ///
     /// # Errors
@@ -96,6 +122,9 @@ impl UNetConfig {
             return fail(format!("channel_mult has {levels} levels, 1 to 16 are possible"));
         }
         let factor = 1usize << (levels - 1);
+        if self.image_size > MAX_IMAGE_SIZE {
+            return fail(format!("image_size {} is above {MAX_IMAGE_SIZE}", self.image_size));
+        }
         if self.image_size == 0 || !self.image_size.is_multiple_of(factor) {
             return fail(format!(
                 "image_size {} cannot be halved {} times; choose a multiple of {factor} or fewer levels",
@@ -106,14 +135,33 @@ impl UNetConfig {
         if self.num_res_blocks == 0 || self.in_channels == 0 || self.out_channels == 0 {
             return fail("num_res_blocks, in_channels and out_channels must be at least 1".into());
         }
+        for (name, value, most) in [
+            ("num_res_blocks", self.num_res_blocks, MAX_RES_BLOCKS),
+            ("in_channels", self.in_channels, MAX_IMAGE_CHANNELS),
+            ("out_channels", self.out_channels, MAX_IMAGE_CHANNELS),
+            ("model_channels", self.model_channels, MAX_CHANNELS),
+            ("num_classes", self.num_classes.unwrap_or(1), MAX_CLASSES),
+        ] {
+            if value > most {
+                return fail(format!("{name} {value} is above {most}"));
+            }
+        }
         if self.num_classes == Some(0) {
             return fail("num_classes must be at least 1".into());
+        }
+        if self.num_head_channels == Some(0) {
+            return fail("num_head_channels must be at least 1".into());
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return fail(format!("dropout {} is not in [0, 1)", self.dropout));
         }
         for level in 0..levels {
             let channels = self.channels(level);
+            if channels > MAX_CHANNELS {
+                return fail(format!(
+                    "level {level} has {channels} channels, above {MAX_CHANNELS}"
+                ));
+            }
             if channels == 0 || !channels.is_multiple_of(GROUPS) {
                 return fail(format!(
                     "level {level} has {channels} channels; group norm needs a multiple of {GROUPS}"

@@ -33,7 +33,7 @@ params! {
     struct Params {
         tokens: u32, heads: u32, channels: u32,
         head_stride: u32, k_off: u32, v_off: u32,
-        blocks: u32, tasks: u32, scale: f32,
+        chunks: u32, blocks: u32, tasks: u32, scale: f32,
     }
 }
 
@@ -76,12 +76,16 @@ const LISTED_HEADS: [usize; 9] = [16, 24, 32, 33, 64, 96, 128, 192, 256];
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new()];
     for d in LISTED_HEADS {
-        let tile = Tile::of(d);
-        variants[0].push(tile.defines(Pass::Forward, d));
-        for acc in [0, 1] {
-            variants[1].push([tile.defines(Pass::Queries, d), vec![acc]].concat());
-            variants[2].push([tile.defines(Pass::Keys, d), vec![acc]].concat());
+        for tile in [Tile::of(d, true), Tile::of(d, false)] {
+            variants[0].push(tile.defines(Pass::Forward, d));
+            for acc in [0, 1] {
+                variants[1].push([tile.defines(Pass::Queries, d), vec![acc]].concat());
+                variants[2].push([tile.defines(Pass::Keys, d), vec![acc]].concat());
+            }
         }
+    }
+    for v in &mut variants {
+        v.dedup();
     }
     let [forward, dq, dkv] = variants;
     vec![(&FORWARD, forward), (&BACKWARD_Q, dq), (&BACKWARD_KV, dkv)]
@@ -137,8 +141,10 @@ impl Tile {
     /// What suits heads of `d` channels. More rows an invocation spare loads,
     /// but the text grows with rows times channels: software drivers then take
     /// minutes to compile, and GPUs spill.
-    fn of(d: usize) -> Tile {
+    fn of(d: usize, software: bool) -> Tile {
         match d {
+            // Software drivers keep registers in memory anyway.
+            0..=32 if software => Tile { own: 4, block: 1, hold: true, slices: 1 },
             0..=32 => Tile { own: 2, block: 1, hold: true, slices: 1 },
             33..=HOLD_LIMIT => Tile { own: 1, block: 1, hold: true, slices: 1 },
             _ => Tile { own: 1, block: 2, hold: false, slices: d.div_ceil(SLICE) },
@@ -187,6 +193,7 @@ impl Geometry {
             head_stride,
             k_off,
             v_off,
+            chunks: d.div_ceil(4),
             blocks: tile.blocks(*self) as u32,
             tasks: tile.tasks(*self) as u32,
             scale: 1.0 / (d as f32).sqrt(),
@@ -236,7 +243,7 @@ impl Op for Attention {
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let g = self.0;
-        let tile = Tile::of(g.d());
+        let tile = Tile::of(g.d(), lower.caps.software);
         lower.launch(Launch {
             kernel: &FORWARD,
             defines: &tile.defines(Pass::Forward, g.d()),
@@ -259,7 +266,7 @@ impl Op for Attention {
             (Pass::Keys, &BACKWARD_KV, &[qkv, dy, lse, delta, dqkv], 4),
         ];
         for (pass, kernel, bindings, products) in passes {
-            let tile = Tile::of(g.d());
+            let tile = Tile::of(g.d(), lower.caps.software);
             let mut defines = tile.defines(pass, g.d());
             defines.push(acc.into());
             lower.launch(Launch {

@@ -91,8 +91,15 @@ impl TrainConfig {
                 return fail(format!("{name} {v} is not in [0, 1)"));
             }
         }
-        if !(self.weight_decay >= 0.0 && self.max_grad_norm >= 0.0 && self.eps > 0.0) {
-            return fail("weight decay, gradient norm and eps must not be negative".into());
+        for (name, v) in
+            [("weight decay", self.weight_decay), ("gradient norm", self.max_grad_norm)]
+        {
+            if !(v >= 0.0 && v.is_finite()) {
+                return fail(format!("{name} {v} is not zero or positive"));
+            }
+        }
+        if !(self.eps > 0.0 && self.eps.is_finite()) {
+            return fail(format!("eps {} is not positive", self.eps));
         }
         Ok(())
     }

@@ -31,6 +31,9 @@ use std::time::{Duration, Instant};
 /// Submitted steps that may wait in the queue.
 const IN_FLIGHT: usize = 2;
 
+/// How old the loss plot may grow.
+const PLOT_EVERY: Duration = Duration::from_secs(30);
+
 /// Columns of metrics.csv after the step.
 const COLUMNS: [&str; 5] = ["images", "loss", "grad_norm", "lr", "images_per_second"];
 
@@ -136,6 +139,7 @@ struct Run<'a> {
     clock: Duration,
     images: u64,
     not_finite: u32,
+    plotted: Instant,
 }
 
 /// Trains until `info.training.steps`, the time limit or a stop; saves at the
@@ -184,6 +188,7 @@ pub fn train(
         clock: Duration::ZERO,
         images: 0,
         not_finite: 0,
+        plotted: Instant::now(),
     };
     run.go(dataset, stop)
 }
@@ -308,7 +313,8 @@ impl Run<'_> {
         let rate = if self.clock.is_zero() { f64::NAN } else { self.rate() };
         let images = self.info.progress.images_seen as f64;
         self.metrics.append(step, &[images, loss, grad_norm, lr, rate])?;
-        (self.on_event)(Event::Log { step, loss, grad_norm })
+        (self.on_event)(Event::Log { step, loss, grad_norm })?;
+        if self.plotted.elapsed() >= PLOT_EVERY { self.plot() } else { Ok(()) }
     }
 
     /// Writes the state, the averaged network and the loss plot.
@@ -346,7 +352,12 @@ impl Run<'_> {
         let metrics = Metrics::read(&self.options.folder.join("metrics.csv"))?;
         let Some(points) = metrics.points("loss").filter(|p| !p.is_empty()) else { return Ok(()) };
         let path = self.options.folder.join("loss.png");
-        plot::loss_plot(&path, &format!("training loss on {}", self.info.device), &points)?;
+        plot::loss_plot(
+            &path,
+            &format!("training loss on {}", self.ctx.gpu.summary.name),
+            &points,
+        )?;
+        self.plotted = Instant::now();
         (self.on_event)(Event::Wrote(&path))
     }
 

@@ -8,11 +8,12 @@ use serde_json::Value;
 use crate::common;
 use crate::common::golden::{Checker, Golden, PARAM_LIMIT};
 
-/// Relative error of losses and of the first step's gradients.
+/// Relative error of losses and of the first step's gradients. Seen on
+/// llvmpipe: 6e-6.
 const TOLERANCE: f64 = 1e-4;
 /// Relative error of later gradients and of weights: AdamW's first steps have
 /// about the size lr whatever the gradient's, so rounding differences near
-/// zero grow into the weights.
+/// zero grow into the weights. Seen on llvmpipe: 2.8e-4 for gradients.
 const LATER_TOLERANCE: f64 = 5e-3;
 /// Share of weights that may lie further off than one step of size lr.
 const DISAGREEING_SHARE: f64 = 0.02;
