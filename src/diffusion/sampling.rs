@@ -30,9 +30,9 @@ pub struct SamplingGraph {
     pub graph: Graph,
     /// x_t, overwritten by x_{t-1}: [n, h, w, c].
     pub x: TensorId,
-    /// Timestep fed to the network: [n].
+    /// Timestep fed to the network: `[n]`.
     pub t: TensorId,
-    /// Class labels [n] of a conditional network.
+    /// Class labels `[n]` of a conditional network.
     pub labels: Option<TensorId>,
     /// Coefficients of the update.
     pub update: TensorId,

@@ -60,7 +60,7 @@ pub struct UNetConfig {
     /// Resample inside residual blocks (BigGAN) instead of between them.
     #[serde(default)]
     pub resblock_updown: bool,
-    /// qkv channels as [q|k|v][head] instead of [head][q|k|v].
+    /// qkv channels as `[q|k|v][head]` instead of `[head][q|k|v]`.
     #[serde(default)]
     pub use_new_attention_order: bool,
 }

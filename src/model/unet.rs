@@ -27,8 +27,8 @@ struct UNet<'a> {
 
 /// Appends the network to `g` and returns its output [n, h, w, out_channels].
 ///
-/// `x` is [n, h, w, in_channels], `t` [n] the (possibly fractional) timestep,
-/// `y` [n] the class labels of a conditional network, `rng` the random state
+/// `x` is [n, h, w, in_channels], `t` `[n]` the (possibly fractional) timestep,
+/// `y` `[n]` the class labels of a conditional network, `rng` the random state
 /// of dropout (none in inference). Block outputs are tapped under the names
 /// "time_embed", "input_blocks.i", "middle_block" and "output_blocks.i".
 ///

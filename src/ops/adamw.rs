@@ -2,12 +2,14 @@
 //! of operations) with clipping by the global norm and a moving average of the
 //! weights, one kernel per flat chunk.
 //!
-//!     g   = grad * min(1, max_norm / (norm + 1e-6))       if max_norm > 0
-//!     m  += (1 - beta1) * (g - m)
-//!     v  += (1 - beta2) * (g^2 - v)
-//!     w   = w * (1 - lr * weight_decay)
-//!         - lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
-//!     ema += (1 - ema_rate) * (w - ema)
+//! ```text
+//! g   = grad * min(1, max_norm / (norm + 1e-6))       if max_norm > 0
+//! m  += (1 - beta1) * (g - m)
+//! v  += (1 - beta2) * (g^2 - v)
+//! w   = w * (1 - lr * weight_decay)
+//!     - lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
+//! ema += (1 - ema_rate) * (w - ema)
+//! ```
 //!
 //! Where the norm is infinite (see [`super::grad_norm`]) nothing changes: one
 //! bad batch costs a step, not the run. The host formed 1 - beta and the like
@@ -108,9 +110,9 @@ impl AdamW {
 /// What the host sees of an optimizer step.
 #[derive(Debug, Clone, Copy)]
 pub struct OptimizerTensors {
-    /// Settings, f32 [8], written before each step from [`AdamW::hyper`].
+    /// Settings, f32 `[8]`, written before each step from [`AdamW::hyper`].
     pub hyper: TensorId,
-    /// Norm of the gradients before clipping, f32 [1]; infinite if the step
+    /// Norm of the gradients before clipping, f32 `[1]`; infinite if the step
     /// was skipped.
     pub norm: TensorId,
 }

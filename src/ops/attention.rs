@@ -95,9 +95,9 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
 /// checkpoint does not tell (the reference's `use_new_attention_order`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionOrder {
-    /// [heads][q, k, v][d], the reference's default.
+    /// `[heads][q, k, v][d]`, the reference's default.
     Legacy,
-    /// [q, k, v][heads][d].
+    /// `[q, k, v][heads][d]`.
     New,
 }
 

@@ -1,11 +1,13 @@
 //! One sampling step from x_t to x_{t-1}, everything after the network in one
 //! kernel and in place. With `out` the network's prediction:
 //!
-//!     x0 = out, or sqrt(1/abar) * x - sqrt(1/abar - 1) * out if it predicts the noise,
-//!     clamped to [-1, 1] if asked;
-//!     DDPM (Ho et al. 2020, eq. 7):     x' = coef1 * x0 + coef2 * x + sigma * z
-//!     DDIM (Song et al. 2021, eq. 12):  x' = sqrt(abar') * x0 + dir * eps + sigma * z,
-//!         eps = (sqrt(1/abar) * x - x0) / sqrt(1/abar - 1), from the clamped x0.
+//! ```text
+//! x0 = out, or sqrt(1/abar) * x - sqrt(1/abar - 1) * out if it predicts the noise,
+//! clamped to [-1, 1] if asked;
+//! DDPM (Ho et al. 2020, eq. 7):     x' = coef1 * x0 + coef2 * x + sigma * z
+//! DDIM (Song et al. 2021, eq. 12):  x' = sqrt(abar') * x0 + dir * eps + sigma * z,
+//!     eps = (sqrt(1/abar) * x - x0) / sqrt(1/abar - 1), from the clamped x0.
+//! ```
 //!
 //! z is drawn in the kernel as [`super::gaussian`] does, on [`STREAM_STEP`]
 //! with the loop step in rng[2], or given. All coefficients come from a small
@@ -79,8 +81,8 @@ struct Denoise {
 /// Steps `x` [n, h, w, c], an input, to the next less noisy image in place.
 ///
 /// `out` [n, h, w, co] is the network's output, co >= c; channels past c (a
-/// learned variance) are not looked at. `coefs` [16] comes from
-/// [`denoise_coefs`]; `rng` is u32 [4]: seed low word, seed high word, loop
+/// learned variance) are not looked at. `coefs` `[16]` comes from
+/// [`denoise_coefs`]; `rng` is u32 `[4]`: seed low word, seed high word, loop
 /// step, index of the first image; `noise`, of x's shape, replaces the drawn
 /// one. Returns the predicted clean image if `keep_x0`.
 ///

@@ -33,7 +33,7 @@ struct Dropout {
 }
 
 /// Drops elements of `x` [n, ..] with probability `p`. `rng` is the random
-/// state [4] (u32): seed low, seed high, step, number of the first image. With
+/// state `[4]` (u32): seed low, seed high, step, number of the first image. With
 /// p = 0 this is x itself.
 ///
 /// # Errors

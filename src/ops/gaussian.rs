@@ -3,7 +3,9 @@
 //! Drawn by Philox and Box-Muller as laid out in [`crate::rng`]: element e of
 //! image i is lane e % 4 of the block with
 //!
-//!     counter = (e / 4, rng[3] + i, rng[2], stream),   key = (rng[0], rng[1]),
+//! ```text
+//! counter = (e / 4, rng[3] + i, rng[2], stream),   key = (rng[0], rng[1]),
+//! ```
 //!
 //! where e counts within the image in NHWC order. So an image's noise does not
 //! depend on the batch it lies in.
@@ -41,12 +43,12 @@ struct Gaussian {
     stream: u32,
 }
 
-/// Noise of shape [n, h, w, c] from the random state `rng` (u32 [4]: seed low
+/// Noise of shape [n, h, w, c] from the random state `rng` (u32 `[4]`: seed low
 /// word, seed high word, step, index of the first image) and one of the
 /// `STREAM_*` numbers of [`crate::rng`].
 ///
 /// # Errors
-/// [`Error::Shape`] if `rng` is not u32 [4] or an extent is zero.
+/// [`Error::Shape`] if `rng` is not u32 `[4]` or an extent is zero.
 pub fn gaussian(g: &mut Graph, shape: [usize; 4], rng: TensorId, stream: u32) -> Result<TensorId> {
     expect(g, OP, "rng", rng, DType::U32, RNG)?;
     let blocks = Blocks::of(OP, &shape)?;

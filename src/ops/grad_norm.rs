@@ -48,7 +48,7 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
 /// Groups of four elements that one workgroup adds.
 const QUADS: usize = 2048;
 
-/// Emits the norm of all gradients and returns it as a tensor [1] that the
+/// Emits the norm of all gradients and returns it as a tensor `[1]` that the
 /// host can read: infinity where they overflowed, 0 without parameters.
 ///
 /// # Errors

@@ -203,7 +203,7 @@ struct GroupNormOp {
     has_emb: bool,
 }
 
-/// Normalises `x` [n, h, w, c] with new parameters `weight` and `bias` [c] of
+/// Normalises `x` [n, h, w, c] with new parameters `weight` and `bias` `[c]` of
 /// the current scope. `emb` [n, 2c] modulates the result: its first half is
 /// the scale (1 is added to it), its second the shift.
 ///

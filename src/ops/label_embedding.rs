@@ -37,7 +37,7 @@ struct LabelEmbedding {
     params: Params,
 }
 
-/// Looks `labels` [n] (u32) up in a new parameter `weight` [classes, dim] of
+/// Looks `labels` `[n]` (u32) up in a new parameter `weight` [classes, dim] of
 /// the current scope.
 ///
 /// # Errors

@@ -1,7 +1,9 @@
 //! The training loss, in two ops:
 //!
-//!     mse:           y[n] = mean of (pred - target)^2 over image n,
-//!     weighted_sum:  y[0] = sum over i of v[i] * w[i].
+//! ```text
+//! mse:           y[n] = mean of (pred - target)^2 over image n,
+//! weighted_sum:  y[0] = sum over i of v[i] * w[i].
+//! ```
 //!
 //! The network may predict more channels than the target has (a learned
 //! variance); the mean runs over the target's, the first ones. The per-image
@@ -89,7 +91,7 @@ struct Mse {
 }
 
 /// Mean squared error of each image: `pred` [n, h, w, cp] against `target`
-/// [n, h, w, c], c <= cp, over the first c channels. Returns [n].
+/// [n, h, w, c], c <= cp, over the first c channels. Returns `[n]`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the two do not fit.
@@ -188,7 +190,7 @@ struct WeightedSum {
     len: u32,
 }
 
-/// Sum of `v` [n] times `w` [n] as a tensor [1].
+/// Sum of `v` `[n]` times `w` `[n]` as a tensor `[1]`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ or are not of rank 1.

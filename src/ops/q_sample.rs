@@ -1,7 +1,9 @@
 //! Forward diffusion to each image's own timestep (Ho et al. 2020, eq. 4):
 //!
-//!     x_t[i] = coefs[i, 0] * x0[i] + coefs[i, 1] * noise[i],
-//!     coefs[i] = (sqrt(abar_t), sqrt(1 - abar_t)).
+//! ```text
+//! x_t[i] = coefs[i, 0] * x0[i] + coefs[i, 1] * noise[i],
+//! coefs[i] = (sqrt(abar_t), sqrt(1 - abar_t)).
+//! ```
 //!
 //! [`q_sample`] draws the noise in the kernel, as [`super::gaussian`] does, on
 //! [`STREAM_NOISE_TRAIN`], and hands it out as the training target;
@@ -55,7 +57,7 @@ fn checked(g: &Graph, x0: TensorId, coefs: TensorId) -> Result<[usize; 4]> {
 }
 
 /// Noises `x0` [n, h, w, c] with `coefs` [n, 2] = (sqrt(abar), sqrt(1 - abar))
-/// and fresh noise from the random state `rng` (u32 [4]: seed low word, seed
+/// and fresh noise from the random state `rng` (u32 `[4]`: seed low word, seed
 /// high word, step, index of the first image). Returns (x_t, noise).
 ///
 /// # Errors

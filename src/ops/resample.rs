@@ -1,8 +1,10 @@
 //! Resampling by two without parameters: nearest-neighbour doubling and 2x2
 //! averages, NHWC.
 //!
-//!     up:    y[n, 2i+a, 2j+b, c] = x[n, i, j, c]            a, b = 0, 1
-//!     down:  y[n, i, j, c] = 1/4 * sum over a, b of x[n, 2i+a, 2j+b, c]
+//! ```text
+//! up:    y[n, 2i+a, 2j+b, c] = x[n, i, j, c]            a, b = 0, 1
+//! down:  y[n, i, j, c] = 1/4 * sum over a, b of x[n, 2i+a, 2j+b, c]
+//! ```
 //!
 //! Each is the other's transpose up to the factor, so the two kernels serve
 //! both directions: `spread` writes a pixel to four places, `gather` adds

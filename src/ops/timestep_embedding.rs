@@ -39,7 +39,7 @@ struct TimestepEmbedding {
     params: Params,
 }
 
-/// Embeds `t` [n] into [n, dim].
+/// Embeds `t` `[n]` into [n, dim].
 ///
 /// # Errors
 /// [`Error::Shape`] if t is not of rank 1 or dim is not in 2..=8192.

@@ -30,7 +30,7 @@ pub enum Noise {
 pub struct MicroBatch<'a> {
     /// Clean images [n, h, w, c] in [-1, 1].
     pub images: &'a [f32],
-    /// Class labels [n]; ignored by unconditional networks.
+    /// Class labels `[n]`; ignored by unconditional networks.
     pub labels: &'a [u32],
     /// Timestep of each image.
     pub timesteps: &'a [usize],
