@@ -24,7 +24,7 @@
 //! their rows in registers; larger ones read them again block by block, and
 //! several invocations share the channels of the result.
 
-use super::GROUP;
+use super::{GROUP, LOOP_TURNS};
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read, read_write, write};
 use crate::{Error, Result, params};
@@ -151,6 +151,14 @@ impl Tile {
         }
     }
 
+    /// The same with enough rows streamed at a time that the loops of a large
+    /// head stay within what a driver turns.
+    fn bounded(self, g: Geometry) -> Tile {
+        let turns = |block: usize| g.tokens.div_ceil(block) * (g.d().div_ceil(4) + 1);
+        let block = [self.block, 4, 8, 16].into_iter().find(|b| turns(*b) as u64 <= LOOP_TURNS);
+        if self.hold { self } else { Tile { block: block.unwrap_or(16), ..self } }
+    }
+
     fn tiles(&self, g: Geometry) -> usize {
         g.tokens.div_ceil(self.own)
     }
@@ -243,7 +251,7 @@ impl Op for Attention {
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let g = self.0;
-        let tile = Tile::of(g.d(), lower.caps.software);
+        let tile = Tile::of(g.d(), lower.caps.software).bounded(g);
         lower.launch(Launch {
             kernel: &FORWARD,
             defines: &tile.defines(Pass::Forward, g.d()),
@@ -266,7 +274,7 @@ impl Op for Attention {
             (Pass::Keys, &BACKWARD_KV, &[qkv, dy, lse, delta, dqkv], 4),
         ];
         for (pass, kernel, bindings, products) in passes {
-            let tile = Tile::of(g.d(), lower.caps.software);
+            let tile = Tile::of(g.d(), lower.caps.software).bounded(g);
             let mut defines = tile.defines(pass, g.d());
             defines.push(acc.into());
             lower.launch(Launch {
