@@ -94,11 +94,6 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()>;
     /// Emits the dispatches of its gradients.
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()>;
-    /// Which of the node's outputs are only for backward; they are named in
-    /// reports and vanish from inference plans.
-    fn saved(&self) -> &'static [usize] {
-        &[]
-    }
 }
 
 /// One use of an op.

@@ -153,11 +153,6 @@ impl Plan {
             flops: self.dispatches.iter().map(|d| d.cost.flops).sum(),
         }
     }
-
-    /// The tensor called `name`.
-    pub fn tensor(&self, name: &str) -> Option<TensorId> {
-        self.tensors.iter().position(|t| t.name == name).map(|i| TensorId(i as u32))
-    }
 }
 
 /// Drops launches whose results nobody needs.

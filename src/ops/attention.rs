@@ -245,10 +245,6 @@ impl Op for Attention {
         "attention"
     }
 
-    fn saved(&self) -> &'static [usize] {
-        &[1]
-    }
-
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let g = self.0;
         let tile = Tile::of(g.d(), lower.caps.software).bounded(g);

@@ -143,8 +143,8 @@ struct Run<'a> {
 }
 
 /// Trains until `info.training.steps`, the time limit or a stop; saves at the
-/// end in any case. On resume the options of the saved run are replaced by
-/// those of `info` only where the caller changed them.
+/// end in any case. A resumed run takes its position from the folder and
+/// everything else from `info`, which the caller read from there.
 ///
 /// # Errors
 /// Anything that can fail on the way; what was saved before stays.

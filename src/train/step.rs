@@ -72,7 +72,6 @@ pub struct TrainStep {
     schedule: SpacedSchedule,
     diffusion: DiffusionConfig,
     config: TrainConfig,
-    size: usize,
     classes: Option<usize>,
 }
 
@@ -194,7 +193,6 @@ impl TrainStep {
             schedule,
             diffusion: diffusion.clone(),
             config: config.clone(),
-            size: model.image_size,
             classes: model.num_classes,
         })
     }
@@ -312,11 +310,6 @@ impl TrainStep {
     /// [`crate::Error::Device`] on a fault.
     pub fn image_losses(&self, ctx: Context) -> Result<Vec<f32>> {
         Ok(self.first.read(ctx.gpu, &[self.wiring.mse])?.remove(0))
-    }
-
-    /// Pixels of one image's side.
-    pub fn image_size(&self) -> usize {
-        self.size
     }
 }
 
