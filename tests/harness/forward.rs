@@ -1,4 +1,5 @@
 //! Runs a graph forward once, without gradients, and reads some tensors.
+#![allow(dead_code)]
 
 use super::harness::{device, narrow_device};
 use demist::gpu::Gpu;
