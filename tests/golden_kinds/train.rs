@@ -11,10 +11,13 @@ use crate::common::golden::{Checker, Golden, PARAM_LIMIT};
 /// Relative error of losses and of the first step's gradients. Seen on
 /// llvmpipe: 6e-6.
 const TOLERANCE: f64 = 1e-4;
-/// Relative error of later gradients and of weights: AdamW's first steps have
+/// Relative error of the norm and sum of later gradients, weights and averages.
+/// Seen on llvmpipe: 9e-5.
+const NORM_TOLERANCE: f64 = 2e-4;
+/// Relative error of the elements of later gradients: AdamW's first steps have
 /// about the size lr whatever the gradient's, so rounding differences near
-/// zero grow into the weights. Seen on llvmpipe: 2.8e-4 for gradients.
-const LATER_TOLERANCE: f64 = 5e-3;
+/// zero grow into the weights and come back. Seen on llvmpipe: up to 2.8e-4.
+const LATER_TOLERANCE: f64 = 1e-3;
 /// Share of weights that may lie further off than one step of size lr.
 const DISAGREEING_SHARE: f64 = 0.02;
 
@@ -69,7 +72,7 @@ pub fn check(
             }
             "wN" | "ema" => {
                 checker.mostly_close(name, values, PARAM_LIMIT, lr, DISAGREEING_SHARE)?;
-                checker.close_norm(name, values, LATER_TOLERANCE)?;
+                checker.close_norm(name, values, NORM_TOLERANCE)?;
             }
             g if cancels => {
                 let norm = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
@@ -81,7 +84,11 @@ pub fn check(
                 checker.record(&format!("{name}#norm"), error, 0.0);
             }
             "g0" => checker.close_strided(name, values, PARAM_LIMIT, TOLERANCE)?,
-            _ => checker.close_strided(name, values, PARAM_LIMIT, LATER_TOLERANCE)?,
+            _ => {
+                let elements = common::strided(values, PARAM_LIMIT);
+                checker.close_f32(name, &elements, LATER_TOLERANCE)?;
+                checker.close_norm(name, values, NORM_TOLERANCE)?;
+            }
         }
     }
     checker.finish()
