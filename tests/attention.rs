@@ -10,7 +10,13 @@ use demist::reference::attention as twin;
 use forward::{Input, forward};
 use harness::*;
 
-fn check(n: usize, [h, w]: [usize; 2], heads: usize, d: usize, order: AttentionOrder) {
+fn case(
+    n: usize,
+    [h, w]: [usize; 2],
+    heads: usize,
+    d: usize,
+    order: AttentionOrder,
+) -> Case<'static> {
     let c = heads * d;
     Case {
         name: format!("attention n {n}, {h}x{w}, {heads} heads of {d}, {order:?}"),
@@ -32,7 +38,10 @@ fn check(n: usize, [h, w]: [usize; 2], heads: usize, d: usize, order: AttentionO
         tolerance: 1e-5,
         differentiable: true,
     }
-    .check();
+}
+
+fn check(n: usize, size: [usize; 2], heads: usize, d: usize, order: AttentionOrder) {
+    case(n, size, heads, d, order).check();
 }
 
 #[test]
@@ -56,6 +65,11 @@ fn large_heads() {
     ] {
         check(2, [3, 5], 2, d, order);
     }
+}
+
+#[test]
+fn tiles_for_gpus() {
+    case(2, [4, 5], 2, 32, AttentionOrder::Legacy).check_alone_on(parallel_device());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use demist::ops;
 use demist::reference;
 use demist::reference::conv2d::Conv2dShape;
 use demist::reference::linear::LinearShape;
-use harness::{Args, Case, Twin};
+use harness::{Args, Case, Twin, parallel_device};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -53,7 +53,7 @@ fn conv_twin(s: Shape, emb: bool, residual: bool, a: &Args) -> Twin {
     }
 }
 
-fn check_conv(s: Shape, emb: bool, residual: bool) {
+fn conv_case(s: Shape, emb: bool, residual: bool) -> Case<'static> {
     let (oh, ow) = ((s.h - 1) / s.stride + 1, (s.w - 1) / s.stride + 1);
     let mut inputs = vec![vec![s.n, s.h, s.w, s.cin]];
     if emb {
@@ -80,7 +80,10 @@ fn check_conv(s: Shape, emb: bool, residual: bool) {
         tolerance: 1e-5,
         differentiable: true,
     }
-    .check();
+}
+
+fn check_conv(s: Shape, emb: bool, residual: bool) {
+    conv_case(s, emb, residual).check();
 }
 
 #[test]
@@ -122,6 +125,13 @@ fn conv2d_with_fused_additions() {
         for (emb, residual) in [(true, false), (false, true), (true, true)] {
             check_conv(s, emb, residual);
         }
+    }
+}
+
+#[test]
+fn tiles_for_gpus() {
+    for s in [shape(2, [16, 16], [32, 64], 3, 1), shape(2, [5, 7], [6, 9], 3, 2)] {
+        conv_case(s, true, true).check_alone_on(parallel_device());
     }
 }
 
