@@ -4,6 +4,7 @@
 // An invocation owns TM consecutive output pixels and TN output channels in
 // registers and walks the reduction four input channels at a time.
 {% include "common.wgsl" %}
+{% from "conv2d_load.wgsl" import load_channels, load_weight %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -24,24 +25,8 @@ struct Params {
 {% endif %}
 @group(0) @binding(6) var<storage, read_write> y: array<{{ T }}>;        // [n, oh, ow, cout]
 
-{% if VEC %}
-// Four channels from c of the pixel that starts at element `base`.
-fn load_x(base: u32, c: u32) -> vec4<f32> { return x[(base + c) >> 2u]; }
-// Four output channels from co of weight row `row`.
-fn load_w(row: u32, co: u32) -> vec4<f32> { return weight[(row * p.cout + co) >> 2u]; }
-{% else %}
-fn load_x(base: u32, c: u32) -> vec4<f32> {
-    let last = p.cin - 1u;
-    let v = vec4<f32>(x[base + c], x[base + min(c + 1u, last)], x[base + min(c + 2u, last)], x[base + min(c + 3u, last)]);
-    return select(vec4<f32>(0.0), v, c + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.cin));
-}
-// Past the end any weight will do: the input there is zero, or the result is not stored.
-fn load_w(row: u32, co: u32) -> vec4<f32> {
-    let last = p.kernel * p.kernel * p.cin * p.cout - 1u;
-    let i = row * p.cout + co;
-    return vec4<f32>(weight[min(i, last)], weight[min(i + 1u, last)], weight[min(i + 2u, last)], weight[min(i + 3u, last)]);
-}
-{% endif %}
+{{ load_channels("x", "cin", VEC) }}
+{{ load_weight(VEC) }}
 
 fn store(pixel: u32, co: u32, v: vec4<f32>) {
     let i = pixel * p.cout + co;

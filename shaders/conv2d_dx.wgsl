@@ -4,6 +4,7 @@
 // input pixels and TN input channels; the reduction runs along co, which is
 // contiguous in dy and in weight, so every product is a dot of vec4s.
 {% include "common.wgsl" %}
+{% from "conv2d_load.wgsl" import load_channels, load_weight %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -17,21 +18,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weight: array<{{ T }}>;         // [kernel, kernel, cin, cout]
 @group(0) @binding(3) var<storage, read_write> dx: array<{{ T }}>;       // [n, h, w, cin]
 
-{% if VEC %}
-fn load_dy(base: u32, c: u32) -> vec4<f32> { return dy[(base + c) >> 2u]; }
-fn load_w(row: u32, co: u32) -> vec4<f32> { return weight[(row * p.cout + co) >> 2u]; }
-{% else %}
-fn load_dy(base: u32, c: u32) -> vec4<f32> {
-    let last = p.cout - 1u;
-    let v = vec4<f32>(dy[base + c], dy[base + min(c + 1u, last)], dy[base + min(c + 2u, last)], dy[base + min(c + 3u, last)]);
-    return select(vec4<f32>(0.0), v, c + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(p.cout));
-}
-fn load_w(row: u32, co: u32) -> vec4<f32> {
-    let last = p.kernel * p.kernel * p.cin * p.cout - 1u;
-    let i = row * p.cout + co;
-    return vec4<f32>(weight[min(i, last)], weight[min(i + 1u, last)], weight[min(i + 2u, last)], weight[min(i + 3u, last)]);
-}
-{% endif %}
+{{ load_channels("dy", "cout", VEC) }}
+{{ load_weight(VEC) }}
 
 fn store(pixel: u32, ci: u32, v: vec4<f32>) {
     let i = pixel * p.cin + ci;

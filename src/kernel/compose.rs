@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 const INCLUDES: &[(&str, &str)] = &[
     ("blocks.wgsl", include_str!("../../shaders/blocks.wgsl")),
     ("common.wgsl", include_str!("../../shaders/common.wgsl")),
+    ("conv2d_load.wgsl", include_str!("../../shaders/conv2d_load.wgsl")),
     ("group_sum.wgsl", include_str!("../../shaders/group_sum.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
