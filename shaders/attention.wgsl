@@ -9,6 +9,7 @@
 // Loops over channels end at p.chunks, not at a constant, so that no compiler
 // unrolls them: software drivers take long to compile each load and store.
 {% include "common.wgsl" %}
+{% from "attention_head.wgsl" import load_chunk, own_rows, store_chunk %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
 {% set T = "vec4<f32>" if VEC else "f32" %}
 
@@ -22,50 +23,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<{{ T }}>;        // [n, tokens, channels]
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;          // [n, heads, tokens]
 
-// Four channels of the head whose channels start at `base`, zero past its end.
-fn load(base: u32, chunk: u32) -> vec4<f32> {
-{% if VEC %}
-    return qkv[(base >> 2u) + chunk];
-{% else %}
-    let i = base + 4u * chunk;
-    let last = {{ D }}u - 4u * chunk - 1u;
-    let v = vec4<f32>(qkv[i], qkv[i + min(1u, last)], qkv[i + min(2u, last)], qkv[i + min(3u, last)]);
-    return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(last));
-{% endif %}
-}
-
-fn store(base: u32, chunk: u32, v: vec4<f32>) {
-{% if VEC %}
-    y[(base >> 2u) + chunk] = v;
-{% else %}
-    for (var k = 0u; k < min(4u, {{ D }}u - 4u * chunk); k += 1u) {
-        y[base + 4u * chunk + k] = v[k];
-    }
-{% endif %}
-}
+{{ load_chunk("qkv", D, VEC) }}
+{{ store_chunk("y", D, VEC, 0) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    // A workgroup stays within one head of one image, so that what it streams
-    // is the same for all its invocations.
-    let task = flat_group(group, groups);
-    let first = ((task % p.blocks) * 64u + local) * {{ TQ }}u;
-    if first >= p.tokens || task >= p.tasks {
-        return;
-    }
-{% if SLICES > 1 %}
-    let slice = (task / p.blocks) % {{ SLICES }}u;
-    let pair = task / p.blocks / {{ SLICES }}u;
-{% else %}
-    let slice = 0u;
-    let pair = task / p.blocks;
-{% endif %}
-    let head = pair % p.heads;
-    let token0 = (pair / p.heads) * p.tokens;
-    let start = head * p.head_stride;
-    let row = 3u * p.channels;
-    let last = p.tokens - 1u;
-    let scale = p.scale * 1.4426950408889634;
+{{ own_rows(TQ, SLICES) }}
 {% for i in range(TQ) %}
     let q_at{{ i }} = (token0 + min(first + {{ i }}u, last)) * row + start;
     var top{{ i }} = -3.4e38;
@@ -79,7 +42,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% if HOLD %}
     for (var c = 0u; c < p.chunks; c += 1u) {
 {% for i in range(TQ) %}
-        let q{{ i }} = scale * load(q_at{{ i }}, c);
+        let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
 {% for k in range(D4) %}
         q{{ i }}_{{ k }} = select(q{{ i }}_{{ k }}, q{{ i }}, c == {{ k }}u);
 {% endfor %}{% endfor %}
@@ -93,16 +56,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
 {% if HOLD %}
 {% for c in range(D4) %}{% for j in range(TK) %}
-        let k{{ j }}_{{ c }} = load(at{{ j }} + p.k_off, {{ c }}u);
+        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.k_off, {{ c }}u);
 {% for i in range(TQ) %}
         s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
 {% endfor %}{% endfor %}{% endfor %}
 {% else %}
         for (var c = 0u; c < p.chunks; c += 1u) {
 {% for i in range(TQ) %}
-            let q{{ i }} = scale * load(q_at{{ i }}, c);
+            let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
 {% endfor %}{% for j in range(TK) %}
-            let k{{ j }} = load(at{{ j }} + p.k_off, c);
+            let k{{ j }} = load_qkv(at{{ j }} + p.k_off, c);
 {% for i in range(TQ) %}
             s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
 {% endfor %}{% endfor %}
@@ -125,7 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let c{{ c }} = min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u);
 {% endif %}
 {% for j in range(TK) %}
-        let v{{ j }}_{{ c }} = load(at{{ j }} + p.v_off, {% if SLICES > 1 %}c{{ c }}{% else %}{{ c }}u{% endif %});
+        let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.v_off, {% if SLICES > 1 %}c{{ c }}{% else %}{{ c }}u{% endif %});
 {% endfor %}
 {% for i in range(TQ) %}
         a{{ i }}_{{ c }} = fade{{ i }} * a{{ i }}_{{ c }}{% for j in range(TK) %} + w{{ i }}_{{ j }} * v{{ j }}_{{ c }}{% endfor %};

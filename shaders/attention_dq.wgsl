@@ -9,6 +9,7 @@
 // Loops over channels end at p.chunks, not at a constant, so that no compiler
 // unrolls them: software drivers take long to compile each load and store.
 {% include "common.wgsl" %}
+{% from "attention_head.wgsl" import load_chunk, own_rows, store_chunk %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
 {% set T = "vec4<f32>" if VEC else "f32" %}
 
@@ -25,54 +26,14 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;        // [n, heads, tokens]
 @group(0) @binding(6) var<storage, read_write> dqkv: array<{{ T }}>;     // [n, tokens, 3 channels]
 
-// Four channels of the head whose channels start at `base`, zero past its end.
-{% for name in ["qkv", "y", "dy"] %}
-fn load_{{ name }}(base: u32, chunk: u32) -> vec4<f32> {
-{% if VEC %}
-    return {{ name }}[(base >> 2u) + chunk];
-{% else %}
-    let i = base + 4u * chunk;
-    let last = {{ D }}u - 4u * chunk - 1u;
-    let v = vec4<f32>({{ name }}[i], {{ name }}[i + min(1u, last)], {{ name }}[i + min(2u, last)], {{ name }}[i + min(3u, last)]);
-    return select(vec4<f32>(0.0), v, vec4<u32>(0u, 1u, 2u, 3u) <= vec4<u32>(last));
-{% endif %}
-}
-{% endfor %}
-
-fn store(base: u32, chunk: u32, v: vec4<f32>) {
-{% if VEC %}
-    let i = (base >> 2u) + chunk;
-    dqkv[i] = v{% if ACC %} + dqkv[i]{% endif %};
-{% else %}
-    for (var k = 0u; k < min(4u, {{ D }}u - 4u * chunk); k += 1u) {
-        let i = base + 4u * chunk + k;
-        dqkv[i] = v[k]{% if ACC %} + dqkv[i]{% endif %};
-    }
-{% endif %}
-}
+{{ load_chunk("qkv", D, VEC) }}
+{{ load_chunk("y", D, VEC) }}
+{{ load_chunk("dy", D, VEC) }}
+{{ store_chunk("dqkv", D, VEC, ACC) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    // A workgroup stays within one head of one image, so that what it streams
-    // is the same for all its invocations.
-    let task = flat_group(group, groups);
-    let first = ((task % p.blocks) * 64u + local) * {{ TQ }}u;
-    if first >= p.tokens || task >= p.tasks {
-        return;
-    }
-{% if SLICES > 1 %}
-    let slice = (task / p.blocks) % {{ SLICES }}u;
-    let pair = task / p.blocks / {{ SLICES }}u;
-{% else %}
-    let slice = 0u;
-    let pair = task / p.blocks;
-{% endif %}
-    let head = pair % p.heads;
-    let token0 = (pair / p.heads) * p.tokens;
-    let start = head * p.head_stride;
-    let row = 3u * p.channels;
-    let last = p.tokens - 1u;
-    let scale = p.scale * 1.4426950408889634;
+{{ own_rows(TQ, SLICES) }}
 {% for i in range(TQ) %}
     let query{{ i }} = min(first + {{ i }}u, last);
     let q_at{{ i }} = (token0 + query{{ i }}) * row + start;

@@ -1,16 +1,11 @@
 //! `demist devices`
 
+use demist::Result;
 use demist::gpu::{human_bytes, list_adapters};
-use demist::{Error, Result};
 
 /// Prints every usable adapter, the default first.
 pub fn run() -> Result<()> {
-    let adapters = list_adapters();
-    if adapters.is_empty() {
-        return Err(Error::Device(
-            "no GPU adapter found; install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers, which also brings a software one)".into(),
-        ));
-    }
+    let adapters = list_adapters()?;
     for (i, a) in adapters.iter().enumerate() {
         say!("{i}: {}{}", a.name, if i == 0 { "  (default)" } else { "" });
         say!("   type       {} via {}", a.kind, a.backend);

@@ -38,7 +38,7 @@ pub fn load(
     let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights])?;
     flat.write(ctx.gpu, FlatKind::Weights, params, &values)?;
     let sampler =
-        ImageSampler::new(ctx, &info.model, &info.diffusion, batch, &flat, FlatKind::Weights)?;
+        ImageSampler::compile(ctx, wiring, plan, &info.diffusion, &flat, FlatKind::Weights)?;
     Ok(Loaded { info, sampler, _flat: flat })
 }
 

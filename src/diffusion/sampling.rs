@@ -34,6 +34,8 @@ pub struct SamplingGraph {
     pub t: TensorId,
     /// Class labels `[n]` of a conditional network.
     pub labels: Option<TensorId>,
+    /// Number of its classes.
+    pub classes: Option<usize>,
     /// Coefficients of the update.
     pub update: TensorId,
     /// Seed, step and number of the first image.
@@ -66,7 +68,8 @@ impl SamplingGraph {
         let noise = given_noise.then(|| g.input("noise", &image, DType::F32));
         let out = build(model, &mut g, x, t, labels, None)?;
         let x0 = ops::denoise(&mut g, x, out, update, rng, noise, keep_x0)?;
-        Ok(SamplingGraph { graph: g, x, t, labels, update, rng, noise, x0 })
+        let classes = model.num_classes;
+        Ok(SamplingGraph { graph: g, x, t, labels, classes, update, rng, noise, x0 })
     }
 
     /// Plans it.
@@ -87,7 +90,6 @@ pub struct ImageSampler {
     program: Program,
     diffusion: DiffusionConfig,
     batch: usize,
-    classes: Option<usize>,
 }
 
 impl ImageSampler {
@@ -106,10 +108,25 @@ impl ImageSampler {
     ) -> Result<ImageSampler> {
         let wiring = SamplingGraph::new(model, batch, false, false)?;
         let plan = wiring.plan(&ctx.gpu.caps)?;
+        Self::compile(ctx, wiring, plan, diffusion, flat, weights)
+    }
+
+    /// As [`new`](Self::new), from a graph and its plan.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the device has no room.
+    pub fn compile(
+        ctx: Context,
+        wiring: SamplingGraph,
+        plan: Plan,
+        diffusion: &DiffusionConfig,
+        flat: &FlatBuffers,
+        weights: FlatKind,
+    ) -> Result<ImageSampler> {
         let options = CompileOptions { weights, ..Default::default() };
         let program = Program::compile(ctx, plan, flat, options)?;
-        let classes = model.num_classes;
-        Ok(ImageSampler { wiring, program, diffusion: diffusion.clone(), batch, classes })
+        let batch = wiring.graph.shape(wiring.t)[0];
+        Ok(ImageSampler { wiring, program, diffusion: diffusion.clone(), batch })
     }
 
     /// Images drawn at once.
@@ -169,7 +186,7 @@ impl ImageSampler {
     }
 
     fn check(&self, labels: &[u32], count: usize) -> Result<()> {
-        if count > self.batch || (self.classes.is_some() && labels.len() != count) {
+        if count > self.batch || (self.wiring.classes.is_some() && labels.len() != count) {
             let detail = format!(
                 "{count} images with {} labels for a batch of {}",
                 labels.len(),
@@ -177,7 +194,7 @@ impl ImageSampler {
             );
             return Err(Error::shape("sample", detail));
         }
-        check_labels("sample", labels, self.classes)
+        check_labels("sample", labels, self.wiring.classes)
     }
 
     fn step(

@@ -83,12 +83,17 @@ fn rank(summary: &AdapterSummary) -> usize {
 /// All adapters able to compute, best first. GL is asked only where nothing
 /// better answers (or the environment variable WGPU_BACKEND names it): it
 /// shows the same hardware once more, and its loader is noisy.
-fn adapters() -> Vec<(AdapterSummary, wgpu::Adapter)> {
-    if let Some(wanted) = wgpu::Backends::from_env() {
-        return adapters_of(wanted);
+fn adapters() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
+    let gl = wgpu::Backends::GL;
+    let tries =
+        wgpu::Backends::from_env().map_or(vec![wgpu::Backends::all() - gl, gl], |b| vec![b]);
+    let found = tries.into_iter().map(adapters_of).find(|f| !f.is_empty()).unwrap_or_default();
+    if found.is_empty() {
+        return Err(Error::Device(
+            "no GPU adapter found; install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers, which also brings a software one)".into(),
+        ));
     }
-    let found = adapters_of(wgpu::Backends::all() - wgpu::Backends::GL);
-    if found.is_empty() { adapters_of(wgpu::Backends::GL) } else { found }
+    Ok(found)
 }
 
 fn adapters_of(backends: wgpu::Backends) -> Vec<(AdapterSummary, wgpu::Adapter)> {
@@ -109,17 +114,15 @@ fn adapters_of(backends: wgpu::Backends) -> Vec<(AdapterSummary, wgpu::Adapter)>
 }
 
 /// All usable adapters in the order of their `--device` index.
-pub fn list_adapters() -> Vec<AdapterSummary> {
-    adapters().into_iter().map(|(s, _)| s).collect()
+///
+/// # Errors
+/// [`Error::Device`] if there is none, saying what to install.
+pub fn list_adapters() -> Result<Vec<AdapterSummary>> {
+    Ok(adapters()?.into_iter().map(|(s, _)| s).collect())
 }
 
 pub(super) fn select(selector: Option<&str>) -> Result<wgpu::Adapter> {
-    let mut found = adapters();
-    if found.is_empty() {
-        return Err(Error::Device(
-            "no GPU adapter found; install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers, which also brings a software one)".into(),
-        ));
-    }
+    let mut found = adapters()?;
     let Some(wanted) = selector else { return Ok(found.swap_remove(0).1) };
     let by_index = wanted.parse::<usize>().ok().filter(|i| *i < found.len());
     let by_name = || {

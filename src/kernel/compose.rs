@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 /// Files that shaders may `{% include %}` or `{% import %}`.
 const INCLUDES: &[(&str, &str)] = &[
+    ("attention_head.wgsl", include_str!("../../shaders/attention_head.wgsl")),
     ("blocks.wgsl", include_str!("../../shaders/blocks.wgsl")),
     ("common.wgsl", include_str!("../../shaders/common.wgsl")),
     ("conv2d_load.wgsl", include_str!("../../shaders/conv2d_load.wgsl")),

@@ -9,6 +9,7 @@
 
 use super::TrainConfig;
 use crate::diffusion::{DiffusionConfig, MeanType, SpacedSchedule, Tables, check_labels};
+use crate::gpu::Caps;
 use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
 };
@@ -110,12 +111,12 @@ fn wire(
 
 /// Lowers one micro-batch; the loss is added to the returned tensor.
 fn lower_micro(
-    ctx: Context,
+    caps: &Caps,
     graph: &Graph,
     wiring: &Wiring,
     accumulate: bool,
 ) -> Result<(Plan, TensorId)> {
-    let mut lower = Lower::new(graph, &ctx.gpu.caps);
+    let mut lower = Lower::new(graph, caps);
     lower.accumulate_params(accumulate);
     lower.forward()?;
     let loss_sum = lower.pinned("loss sum", &[1], DType::F32);
@@ -130,17 +131,14 @@ fn lower_micro(
 /// # Errors
 /// As [`TrainStep::new`].
 pub fn plan_report(
-    ctx_caps: &crate::gpu::Caps,
+    caps: &Caps,
     model: &UNetConfig,
     diffusion: &DiffusionConfig,
     n: usize,
 ) -> Result<PlanReport> {
     let mut graph = Graph::new();
     let wiring = wire(model, diffusion, n, Noise::Drawn, &mut graph)?;
-    let mut lower = Lower::new(&graph, ctx_caps);
-    lower.forward()?;
-    lower.backward(&[(wiring.mse, wiring.inputs.weights)], &[])?;
-    Ok(Plan::new(&graph, lower, &[wiring.loss], PlanOptions::default())?.report())
+    Ok(lower_micro(caps, &graph, &wiring, false)?.0.report())
 }
 
 impl TrainStep {
@@ -159,7 +157,7 @@ impl TrainStep {
         config.validate()?;
         let mut graph = Graph::new();
         let wiring = wire(model, diffusion, config.micro_batch, noise, &mut graph)?;
-        let (plan, loss_sum) = lower_micro(ctx, &graph, &wiring, false)?;
+        let (plan, loss_sum) = lower_micro(&ctx.gpu.caps, &graph, &wiring, false)?;
         let layout = plan.params.clone();
         let kinds = [
             FlatKind::Weights,
@@ -171,7 +169,7 @@ impl TrainStep {
         let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds)?;
         let first = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
         let rest = if config.micro_batches() > 1 {
-            let (plan, _) = lower_micro(ctx, &graph, &wiring, true)?;
+            let (plan, _) = lower_micro(&ctx.gpu.caps, &graph, &wiring, true)?;
             let options = CompileOptions { share: Some(&first), ..Default::default() };
             Some(Program::compile(ctx, plan, &flat, options)?)
         } else {
