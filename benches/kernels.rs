@@ -21,7 +21,7 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_
 use demist::diffusion::DiffusionConfig;
 use demist::gpu::Gpu;
 use demist::graph::{DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId};
-use demist::model::{UNetConfig, build, initialise};
+use demist::model::{UNetConfig, UNetInputs, build, initialise};
 use demist::ops::{self, AttentionOrder, Conv2d, GroupNorm};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use demist::train::{MicroBatch, Noise, TrainConfig, TrainStep};
@@ -188,6 +188,8 @@ fn unet(out_channels: usize) -> UNetConfig {
         channel_mult: vec![1.0, 2.0, 2.0],
         conv_resample: true,
         num_classes: Some(5),
+        null_class: false,
+        small_size: None,
         use_checkpoint: false,
         num_heads: 2,
         num_head_channels: None,
@@ -212,7 +214,7 @@ fn compile_unet() -> demist::Result<Program> {
     let x = g.input("x", &shape, DType::F32);
     let t = g.input("t", &[BATCH], DType::F32);
     let y = g.input("y", &[BATCH], DType::U32);
-    let out = build(&config, &mut g, x, t, Some(y), None)?;
+    let out = build(&config, &mut g, UNetInputs { x, t, y: Some(y), low_res: None, rng: None })?;
     let mut lower = Lower::new(&g, &ctx.gpu.caps);
     lower.forward()?;
     let plan = Plan::new(&g, lower, &[out], PlanOptions::default())?;

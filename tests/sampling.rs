@@ -36,6 +36,8 @@ fn network() -> UNetConfig {
         channel_mult: vec![1.0, 1.0],
         conv_resample: true,
         num_classes: Some(CLASSES),
+        null_class: false,
+        small_size: None,
         use_checkpoint: false,
         num_heads: 2,
         num_head_channels: None,

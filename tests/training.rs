@@ -45,6 +45,8 @@ fn network(channel_mult: &[f64]) -> UNetConfig {
         channel_mult: channel_mult.to_vec(),
         conv_resample: true,
         num_classes: Some(5),
+        null_class: false,
+        small_size: None,
         use_checkpoint: false,
         num_heads: 2,
         num_head_channels: None,

@@ -25,10 +25,8 @@ pub enum MeanType {
     XStart,
 }
 
-/// The variance of a DDPM step.
-///
-/// Both are fixed by the schedule. A network with learned variances (6 output
-/// channels) is sampled with them too; its extra channels are ignored.
+/// The variance of a DDPM step: fixed by the schedule, or predicted by as many
+/// further output channels as the image has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VarType {
@@ -37,6 +35,18 @@ pub enum VarType {
     /// Beta, the upper bound; its first entry is the second posterior variance.
     #[default]
     FixedLarge,
+    /// The network's further channels are the logarithm of the variance.
+    Learned,
+    /// They choose between the logarithms of the bounds: -1 is the posterior
+    /// variance, 1 is beta (Nichol and Dhariwal 2021, eq. 15).
+    LearnedRange,
+}
+
+impl VarType {
+    /// Whether the network predicts the variance.
+    pub fn is_learned(self) -> bool {
+        matches!(self, VarType::Learned | VarType::LearnedRange)
+    }
 }
 
 /// What training minimises.
@@ -46,6 +56,21 @@ pub enum LossType {
     /// The mean squared error of the prediction ("L simple").
     #[default]
     Mse,
+    /// With a learned variance the variational bound is added to the mean
+    /// squared error, scaled down to T/1000 ("L hybrid" of Nichol and Dhariwal
+    /// 2021); without one as [`LossType::Mse`].
+    RescaledMse,
+    /// The term of the variational bound, in bits per dimension.
+    Kl,
+    /// The same times T: an estimate of the whole bound ("L vlb").
+    RescaledKl,
+}
+
+impl LossType {
+    /// Whether the loss is the variational bound alone.
+    pub fn is_vb(self) -> bool {
+        matches!(self, LossType::Kl | LossType::RescaledKl)
+    }
 }
 
 /// A diffusion process. The default is the 1000-step linear one that predicts

@@ -3,7 +3,7 @@
 
 use super::{DiffusionConfig, Sampler, SpacedSchedule, Tables};
 use crate::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
-use crate::model::{UNetConfig, build};
+use crate::model::{UNetConfig, UNetInputs, build};
 use crate::ops;
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
 use crate::{Error, Result, rng};
@@ -66,7 +66,7 @@ impl SamplingGraph {
         let update = g.input("update", &[ops::DENOISE_COEFS], DType::F32);
         let rng = g.input("random state", &[4], DType::U32);
         let noise = given_noise.then(|| g.input("noise", &image, DType::F32));
-        let out = build(model, &mut g, x, t, labels, None)?;
+        let out = build(model, &mut g, UNetInputs { x, t, y: labels, low_res: None, rng: None })?;
         let x0 = ops::denoise(&mut g, x, out, update, rng, noise, keep_x0)?;
         let classes = model.num_classes;
         Ok(SamplingGraph { graph: g, x, t, labels, classes, update, rng, noise, x0 })

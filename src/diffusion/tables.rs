@@ -106,13 +106,16 @@ impl Tables {
         self.betas.len()
     }
 
-    /// Logarithm of the variance of a DDPM step from step `i`.
+    /// Logarithm of the variance of a DDPM step from step `i`; of a learned
+    /// variance its lower bound.
     ///
     /// # Panics
     /// If `i` is not below [`num_steps`](Self::num_steps).
     pub fn log_variance(&self, i: usize, var_type: VarType) -> f64 {
         match var_type {
-            VarType::FixedSmall => self.posterior_log_variance_clipped[i],
+            VarType::FixedSmall | VarType::Learned | VarType::LearnedRange => {
+                self.posterior_log_variance_clipped[i]
+            }
             // The first step's own beta gives the image a worse likelihood.
             VarType::FixedLarge if i == 0 => self.posterior_variance[1].ln(),
             VarType::FixedLarge => self.betas[i].ln(),

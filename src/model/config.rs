@@ -14,6 +14,89 @@ const MAX_RES_BLOCKS: usize = 64;
 const MAX_IMAGE_CHANNELS: usize = 64;
 const MAX_CLASSES: usize = 1 << 20;
 
+/// How a classifier makes one vector of its last feature map, with the names
+/// of the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// Group norm, SiLU, mean, 1x1 convolution.
+    Adaptive,
+    /// Attention from the mean to all positions.
+    Attention,
+    /// Channel means of every block, two linear layers with ReLU.
+    Spatial,
+    /// The same with group norm and SiLU.
+    SpatialV2,
+}
+
+/// Options of the noisy-image classifier: the U-Net's encoder and a pooling
+/// head (guided-diffusion's `EncoderUNetModel`, whose names these are).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderConfig {
+    /// Side of the square image in pixels.
+    pub image_size: usize,
+    /// Channels of the noisy image.
+    pub in_channels: usize,
+    /// Base width C.
+    pub model_channels: usize,
+    /// Number of classes.
+    pub out_channels: usize,
+    /// Residual blocks per level.
+    pub num_res_blocks: usize,
+    /// Downsampling factors at which blocks attend.
+    pub attention_resolutions: Vec<usize>,
+    /// Dropout probability in residual blocks.
+    #[serde(default)]
+    pub dropout: f32,
+    /// Width multiplier of each level, fractions allowed.
+    pub channel_mult: Vec<f64>,
+    /// Resample by learned convolutions (otherwise by averages).
+    #[serde(default = "yes")]
+    pub conv_resample: bool,
+    /// Attention heads, unless `num_head_channels` is given.
+    #[serde(default = "one")]
+    pub num_heads: usize,
+    /// Channels of a head; the number of heads follows.
+    #[serde(default)]
+    pub num_head_channels: Option<usize>,
+    /// Adaptive group norm (scale and shift) instead of an added embedding.
+    #[serde(default)]
+    pub use_scale_shift_norm: bool,
+    /// Resample inside residual blocks (BigGAN) instead of between them.
+    #[serde(default)]
+    pub resblock_updown: bool,
+    /// qkv channels as `[q|k|v][head]` instead of `[head][q|k|v]`.
+    #[serde(default)]
+    pub use_new_attention_order: bool,
+    /// The pooling head.
+    pub pool: Pool,
+}
+
+/// Any network that a file can hold.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ModelConfig {
+    /// A diffusion network.
+    UNet(UNetConfig),
+    /// A classifier.
+    Encoder(EncoderConfig),
+}
+
+impl<'de> Deserialize<'de> for ModelConfig {
+    /// Only a classifier has a `pool`. Decided here rather than by trying both,
+    /// so that a mistake is reported for the network that was meant.
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        let parsed = if value.get("pool").is_some() {
+            serde_json::from_value(value).map(ModelConfig::Encoder)
+        } else {
+            serde_json::from_value(value).map(ModelConfig::UNet)
+        };
+        parsed.map_err(serde::de::Error::custom)
+    }
+}
+
 /// Options of the ADM U-Net (Dhariwal & Nichol 2021, appendix; the names are
 /// those of guided-diffusion's `UNetModel`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +125,14 @@ pub struct UNetConfig {
     /// Classes of a conditional network.
     #[serde(default)]
     pub num_classes: Option<usize>,
+    /// One more row of the class embedding stands for "no class": what
+    /// classifier-free guidance needs (Ho & Salimans 2022).
+    #[serde(default)]
+    pub null_class: bool,
+    /// A super-resolution network: side of the low-resolution image that it is
+    /// given beside the noisy one.
+    #[serde(default)]
+    pub small_size: Option<usize>,
     /// Recompute residual and attention blocks in the backward walk.
     #[serde(default)]
     pub use_checkpoint: bool,

@@ -6,7 +6,7 @@ mod presets;
 mod unet;
 mod weights;
 
-pub use config::UNetConfig;
+pub use config::{EncoderConfig, ModelConfig, Pool, UNetConfig};
 pub use presets::{default_model, preset, preset_names};
-pub use unet::build;
+pub use unet::{UNetInputs, build};
 pub use weights::{initialise, parameters, parameters_to_tensors};

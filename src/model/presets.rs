@@ -21,6 +21,8 @@ fn adm(
         channel_mult: channel_mult.to_vec(),
         conv_resample: true,
         num_classes: None,
+        null_class: false,
+        small_size: None,
         use_checkpoint: false,
         num_heads: 4,
         num_head_channels: Some(64),
@@ -111,13 +113,13 @@ pub fn preset(name: &str) -> Option<UNetConfig> {
             UNetConfig { num_classes: IMAGENET, ..adm(512, 256, &mult_512, &attention) }
         }
         "64_256_upsampler" => UNetConfig {
-            in_channels: 6,
+            small_size: Some(64),
             num_head_channels: None,
             num_classes: IMAGENET,
             ..adm(256, 192, &MULT_256, &attention)
         },
         "128_512_upsampler" => UNetConfig {
-            in_channels: 6,
+            small_size: Some(128),
             num_classes: IMAGENET,
             ..adm(512, 192, &MULT_256, &[32, 16])
         },
@@ -137,7 +139,7 @@ pub fn preset(name: &str) -> Option<UNetConfig> {
         }
         "iddpm_lsun_bedroom" => UNetConfig { out_channels: 6, ..ddpm(256, &MULT_256, 0.1) },
         "iddpm_upsample_256_280M" => UNetConfig {
-            in_channels: 6,
+            small_size: Some(64),
             num_classes: IMAGENET,
             ..iddpm(256, 192, &MULT_256, &[16, 8])
         },

@@ -25,24 +25,29 @@ struct UNet<'a> {
     rng: Option<TensorId>,
 }
 
-/// Appends the network to `g` and returns its output [n, h, w, out_channels].
-///
-/// `x` is [n, h, w, in_channels], `t` `[n]` the (possibly fractional) timestep,
-/// `y` `[n]` the class labels of a conditional network, `rng` the random state
-/// of dropout (none in inference). Block outputs are tapped under the names
+/// What a U-Net is given.
+#[derive(Debug, Clone, Copy)]
+pub struct UNetInputs {
+    /// The noisy image [n, h, w, in_channels].
+    pub x: TensorId,
+    /// The (possibly fractional) timestep `[n]`.
+    pub t: TensorId,
+    /// Class labels `[n]` of a conditional network.
+    pub y: Option<TensorId>,
+    /// The small image [n, s, s, in_channels] of a super-resolution network.
+    pub low_res: Option<TensorId>,
+    /// Random state of dropout (none in inference).
+    pub rng: Option<TensorId>,
+}
+
+/// Appends the network to `g` and returns its output [n, h, w, out_channels]. Block outputs are tapped under the names
 /// "time_embed", "input_blocks.i", "middle_block" and "output_blocks.i".
 ///
 /// # Errors
 /// [`crate::Error::Config`] for impossible options, [`crate::Error::Shape`]
 /// for operands that do not fit.
-pub fn build(
-    config: &UNetConfig,
-    g: &mut Graph,
-    x: TensorId,
-    t: TensorId,
-    y: Option<TensorId>,
-    rng: Option<TensorId>,
-) -> Result<TensorId> {
+pub fn build(config: &UNetConfig, g: &mut Graph, inputs: UNetInputs) -> Result<TensorId> {
+    let UNetInputs { x, t, y, rng, .. } = inputs;
     config.validate()?;
     let emb = embedding(config, g, t, y)?;
     let net = UNet { config, emb, rng };

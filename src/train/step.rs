@@ -13,7 +13,7 @@ use crate::gpu::Caps;
 use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
 };
-use crate::model::{UNetConfig, build};
+use crate::model::{UNetConfig, UNetInputs, build};
 use crate::ops::{self, AdamW, OptimizerTensors};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
 use crate::{Error, Result, rng};
@@ -99,7 +99,11 @@ fn wire(
         Some(eps) => (ops::q_sample_with(g, inputs.x0, inputs.coefs, eps)?, eps),
         None => ops::q_sample(g, inputs.x0, inputs.coefs, inputs.rng)?,
     };
-    let out = build(model, g, x_t, inputs.t, inputs.labels, Some(inputs.rng))?;
+    let out = build(
+        model,
+        g,
+        UNetInputs { x: x_t, t: inputs.t, y: inputs.labels, low_res: None, rng: Some(inputs.rng) },
+    )?;
     let target = match diffusion.mean_type {
         MeanType::Epsilon => eps,
         MeanType::XStart => inputs.x0,

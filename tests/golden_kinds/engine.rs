@@ -9,7 +9,7 @@ use demist::diffusion::{
 };
 use demist::gpu::Gpu;
 use demist::graph::{DType, FlatKind, Graph, Lower, ParamInfo, Plan, PlanOptions};
-use demist::model::{UNetConfig, build};
+use demist::model::{UNetConfig, UNetInputs, build};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use demist::train::{MicroBatch, Noise, TrainConfig, TrainStep};
 use serde_json::Value;
@@ -78,7 +78,8 @@ pub fn run_unet(case: &unet::Case) -> Outputs {
     let x = g.input("x", &[n, h, w, c], DType::F32);
     let t = g.input("t", &[n], DType::F32);
     let y = config.num_classes.map(|_| g.input("y", &[n], DType::U32));
-    let out = build(&config, &mut g, x, t, y, None).map_err(text)?;
+    let out =
+        build(&config, &mut g, UNetInputs { x, t, y, low_res: None, rng: None }).map_err(text)?;
     let mut names: Vec<String> = vec!["out.y".into()];
     let mut keep = vec![out];
     for (name, id) in &g.taps {
