@@ -53,8 +53,8 @@ fn flat() -> FlatBuffers {
     let params = SamplingGraph::new(&network(), 1, false, false).unwrap().graph.params;
     let gpu = context().gpu;
     let layout = ParamLayout::new(&params, gpu.caps.max_binding);
-    let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Ema]).unwrap();
-    for (kind, salt) in [(FlatKind::Weights, "sampling."), (FlatKind::Ema, "average.")] {
+    let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Ema(0)]).unwrap();
+    for (kind, salt) in [(FlatKind::Weights, "sampling."), (FlatKind::Ema(0), "average.")] {
         let values: Vec<_> = params
             .iter()
             .map(|p| p.to_device(&common::weight(salt, &p.name, &p.file_shape())))
@@ -126,7 +126,7 @@ fn the_seed_decides_every_bit() {
             assert!(rel_err(&other, &first) > 0.1, "{kind:?}: seed {seed} changes nothing");
         }
     }
-    let average = sampler_of(2, &flat, FlatKind::Ema);
+    let average = sampler_of(2, &flat, FlatKind::Ema(0));
     let averaged = draw(&average, &options(DDIM, 3), 0, &[1, 4]);
     let plain = draw(&sampler, &options(DDIM, 3), 0, &[1, 4]);
     assert!(rel_err(&averaged, &plain) > 0.1, "the averaged weights are not used");

@@ -64,7 +64,7 @@ fn batch(count: usize) -> (Vec<f32>, Vec<u32>) {
     let mut labels = Vec::new();
     for (i, image) in images.chunks_mut(PIXELS).enumerate() {
         let at = i * faces.len() / count;
-        faces.write_floats(at, false, image).unwrap();
+        faces.write_floats(at, Default::default(), image).unwrap();
         labels.push(faces.label(at));
     }
     (images, labels)
@@ -94,7 +94,7 @@ fn new_step(model: &UNetConfig, diffusion: &DiffusionConfig, config: &TrainConfi
 }
 
 fn write(step: &TrainStep, values: &[Vec<f32>]) {
-    for kind in [FlatKind::Weights, FlatKind::Ema] {
+    for kind in [FlatKind::Weights, FlatKind::Ema(0)] {
         step.flat().write(context().gpu, kind, &step.graph().params, values).unwrap();
     }
 }
@@ -177,7 +177,7 @@ fn the_same_seed_gives_the_same_bits() {
             step_on(&step, &config, number, &images, &labels);
             step.update(context(), number).unwrap();
         }
-        [FlatKind::Weights, FlatKind::Ema].map(|kind| bits(&read(&step, kind)))
+        [FlatKind::Weights, FlatKind::Ema(0)].map(|kind| bits(&read(&step, kind)))
     };
     let first = run(7);
     assert!(first == run(7), "two runs of one seed differ");
@@ -341,7 +341,7 @@ fn a_gradient_that_is_not_finite_skips_the_update() {
     let step = new_step(&network(&[1.0]), &DiffusionConfig::default(), &config);
     write(&step, &dense_weights(&step));
     let state = || {
-        let kinds = [FlatKind::Weights, FlatKind::Ema, FlatKind::ExpAvg, FlatKind::ExpAvgSq];
+        let kinds = [FlatKind::Weights, FlatKind::Ema(0), FlatKind::ExpAvg, FlatKind::ExpAvgSq];
         kinds.map(|kind| read(&step, kind))
     };
     let (images, labels) = batch(2);

@@ -10,12 +10,14 @@
 //! handed to a kernel.
 
 pub mod config;
+pub mod resample;
 pub mod respace;
 mod sampling;
 pub mod schedule;
 pub mod tables;
 
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
+pub use resample::{LossSecondMoment, ScheduleSampler};
 pub use respace::{SpacedSchedule, space_timesteps};
 pub(crate) use sampling::check_labels;
 pub use sampling::{ImageSampler, SampleOptions, SamplingGraph};

@@ -17,8 +17,8 @@ pub enum FlatKind {
     ExpAvg,
     /// AdamW's second moment.
     ExpAvgSq,
-    /// Exponential moving average of the weights.
-    Ema,
+    /// Exponential moving average number `0` of the weights.
+    Ema(u8),
 }
 
 /// Work of a dispatch: arithmetic, and bytes if everything bound were touched once.

@@ -134,7 +134,7 @@ pub fn optimizer_step(lower: &mut Lower, layout: &ParamLayout) -> Result<Optimiz
             flat(FlatKind::Grads),
             flat(FlatKind::ExpAvg),
             flat(FlatKind::ExpAvgSq),
-            flat(FlatKind::Ema),
+            flat(FlatKind::Ema(0)),
             Some(hyper),
             Some(norm),
         ];

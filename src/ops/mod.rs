@@ -10,6 +10,7 @@ mod concat;
 mod conv2d;
 mod denoise;
 mod dropout;
+mod ema;
 mod gaussian;
 mod grad_norm;
 mod group_norm;
@@ -29,6 +30,7 @@ pub use concat::concat;
 pub use conv2d::{Conv2d, conv2d};
 pub use denoise::{DENOISE_COEFS, denoise, denoise_coefs};
 pub use dropout::dropout;
+pub use ema::ema;
 pub use gaussian::gaussian;
 pub use grad_norm::grad_norm;
 pub use group_norm::{GroupNorm, group_norm};
@@ -76,6 +78,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(denoise::kernels());
     all.extend(grad_norm::kernels());
     all.extend(adamw::kernels());
+    all.extend(ema::kernels());
     all.push((&SUM_ROWS, vec![vec![0], vec![1]]));
     all
 }

@@ -20,6 +20,7 @@ pub mod concat;
 pub mod conv2d;
 pub mod denoise;
 pub mod dropout;
+pub mod ema;
 pub mod grad_norm;
 pub mod group_norm;
 pub mod label_embedding;
@@ -31,7 +32,7 @@ pub mod silu;
 pub mod timestep_embedding;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 16] = [
+pub const OPS: [&str; 17] = [
     "adamw",
     "add",
     "attention",
@@ -39,6 +40,7 @@ pub const OPS: [&str; 16] = [
     "conv2d",
     "denoise",
     "dropout",
+    "ema",
     "grad_norm",
     "group_norm",
     "label_embedding",

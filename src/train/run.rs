@@ -40,7 +40,7 @@ const COLUMNS: [&str; 5] = ["images", "loss", "grad_norm", "lr", "images_per_sec
 /// The prefixes under which state.safetensors keeps each flat buffer.
 const STATE: [(FlatKind, &str); 4] = [
     (FlatKind::Weights, "weights."),
-    (FlatKind::Ema, "ema."),
+    (FlatKind::Ema(0), "ema."),
     (FlatKind::ExpAvg, "exp_avg."),
     (FlatKind::ExpAvgSq, "exp_avg_sq."),
 ];
@@ -164,7 +164,7 @@ pub fn train(
     } else {
         info.progress = Progress::default();
         let values = initialise(&step.graph().params, info.training.seed);
-        for kind in [FlatKind::Weights, FlatKind::Ema] {
+        for kind in [FlatKind::Weights, FlatKind::Ema(0)] {
             step.flat().write(ctx.gpu, kind, &step.graph().params, &values)?;
         }
     }
@@ -203,6 +203,7 @@ impl Run<'_> {
                 seed: c.seed,
                 start: self.info.progress.images_seen,
                 flip: c.flip,
+                random_crop: c.random_crop,
                 workers: 0,
             },
         )?;
@@ -325,7 +326,7 @@ impl Run<'_> {
         let mut network = TensorFile::default();
         for (kind, prefix) in STATE {
             let values = self.step.flat().read(self.ctx.gpu, kind, params)?;
-            if kind == FlatKind::Ema {
+            if kind == FlatKind::Ema(0) {
                 network.tensors.extend(parameters_to_tensors(params, &values, "")?);
             }
             state.tensors.extend(parameters_to_tensors(params, &values, prefix)?);
@@ -372,7 +373,7 @@ impl Run<'_> {
                 &self.info.diffusion,
                 COLUMNS,
                 self.step.flat(),
-                FlatKind::Ema,
+                FlatKind::Ema(0),
             )?);
         }
         let Some(sampler) = &self.sampler else { return Ok(()) };

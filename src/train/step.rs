@@ -168,7 +168,7 @@ impl TrainStep {
             FlatKind::Grads,
             FlatKind::ExpAvg,
             FlatKind::ExpAvgSq,
-            FlatKind::Ema,
+            FlatKind::Ema(0),
         ];
         let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds)?;
         let first = Program::compile(ctx, plan, &flat, CompileOptions::default())?;

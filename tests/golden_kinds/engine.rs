@@ -136,7 +136,7 @@ pub fn run_train(case: &train::Case) -> Outputs {
     let config = train_config(case.optim, case.shape[0])?;
     let step = TrainStep::new(ctx, &model, &diffusion, &config, Noise::Given).map_err(text)?;
     let params = &step.graph().params;
-    for kind in [FlatKind::Weights, FlatKind::Ema] {
+    for kind in [FlatKind::Weights, FlatKind::Ema(0)] {
         step.flat().write(ctx.gpu, kind, params, &weights(params, case.salt)).map_err(text)?;
     }
     let mut outputs = BTreeMap::new();
@@ -164,7 +164,7 @@ pub fn run_train(case: &train::Case) -> Outputs {
         step.update(ctx, i as u64).map_err(text)?;
     }
     collect("wN", FlatKind::Weights)?;
-    collect("ema", FlatKind::Ema)?;
+    collect("ema", FlatKind::Ema(0))?;
     for (i, mse) in losses.into_iter().enumerate() {
         outputs.insert(format!("out.s{i}.mse"), mse.clone());
         outputs.insert(format!("out.s{i}.loss"), mse);
