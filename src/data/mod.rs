@@ -333,6 +333,18 @@ impl std::fmt::Debug for Dataset {
     }
 }
 
+/// One PNG or JPEG file as [size, size, channels] bytes, resized and cropped as
+/// in a data set.
+///
+/// # Errors
+/// If the file cannot be read as an image.
+pub fn open_image(path: &Path, size: usize, channels: usize) -> Result<Vec<u8>> {
+    DataOptions { image_size: Some(size), channels: Some(channels), ..Default::default() }
+        .check()?;
+    let pixels = decode::decode_file(path).map_err(|reason| Error::file(path, reason))?;
+    Ok(pixels.fit(size, channels).with_channels(channels).data)
+}
+
 /// Byte to model value: x / 127.5 - 1, in [-1, 1].
 pub fn to_float(x: u8) -> f32 {
     f32::from(x) / 127.5 - 1.0
