@@ -1,6 +1,7 @@
 //! Networks: the ADM U-Net and its configuration, presets of published
 //! networks, and parameters as named tensors.
 
+mod blocks;
 mod config;
 mod presets;
 mod unet;
