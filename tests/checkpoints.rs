@@ -4,7 +4,8 @@
 
 use demist::diffusion::SamplingGraph;
 use demist::gpu::Caps;
-use demist::model::{preset, preset_names};
+use demist::graph::{DType, Graph};
+use demist::model::{UNetInputs, build, preset, preset_names};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -45,14 +46,22 @@ fn listed(name: &str) -> Listed {
     text.lines().filter(|line| !line.is_empty()).map(parse).collect()
 }
 
-fn wiring(name: &str) -> SamplingGraph {
-    let model = preset(name).unwrap_or_else(|| panic!("{name} is listed but unknown"));
-    model.validate().unwrap_or_else(|e| panic!("{name}: {e}"));
-    SamplingGraph::new(&model, 1, false, false).unwrap_or_else(|e| panic!("{name}: {e}"))
+/// The network's graph for one image.
+fn graph(name: &str) -> Graph {
+    let config = preset(name).unwrap_or_else(|| panic!("{name} is listed but unknown"));
+    let mut g = Graph::new();
+    let c = &config;
+    let x = g.input("x", &[1, c.image_size, c.image_size, c.in_channels], DType::F32);
+    let t = g.input("t", &[1], DType::F32);
+    let y = c.num_classes.map(|_| g.input("y", &[1], DType::U32));
+    let low_res = c.small_size.map(|s| g.input("low_res", &[1, s, s, c.in_channels], DType::F32));
+    build(c, &mut g, UNetInputs { x, t, y, low_res, rng: None })
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
+    g
 }
 
 fn built(name: &str) -> Listed {
-    wiring(name).graph.params.iter().map(|p| (p.name.clone(), p.file_shape())).collect()
+    graph(name).params.iter().map(|p| (p.name.clone(), p.file_shape())).collect()
 }
 
 /// The first few differences between what is wanted and what was built.
@@ -100,7 +109,7 @@ fn parameter_counts_are_the_published_ones() {
     let counted: BTreeSet<_> = COUNTS.iter().map(|c| c.0).collect();
     assert_eq!(counted, preset_names().iter().copied().collect());
     for (name, count) in COUNTS {
-        let total: usize = wiring(name).graph.params.iter().map(|p| p.len()).sum();
+        let total: usize = graph(name).params.iter().map(|p| p.len()).sum();
         assert_eq!(total, count, "{name}");
     }
 }
@@ -108,7 +117,9 @@ fn parameter_counts_are_the_published_ones() {
 #[test]
 fn adm_at_256_pixels_plans_below_5_gib_within_default_limits() {
     // No device is opened: the limits are those that every WebGPU device has.
-    let plan = wiring("256x256_diffusion").plan(&Caps::default()).unwrap();
+    let model = preset("256x256_diffusion").unwrap();
+    let wiring = SamplingGraph::new(&model, 1, false, false).unwrap();
+    let plan = wiring.plan(&Caps::default()).unwrap();
     let report = plan.report();
     let total = report.slots + report.pinned + report.params;
     assert!(total < 5 << 30, "{report:?}");

@@ -5,7 +5,7 @@
 use super::blocks::{Blocks, Resample, embedding, norm};
 use super::config::UNetConfig;
 use crate::graph::{Graph, TensorId};
-use crate::ops::{Conv2d, concat, conv2d, group_norm};
+use crate::ops::{Conv2d, concat, conv2d, group_norm, resize_bilinear};
 use crate::{Error, Result};
 
 /// What a U-Net is given.
@@ -41,13 +41,38 @@ pub fn build(config: &UNetConfig, g: &mut Graph, inputs: UNetInputs) -> Result<T
     };
     let emb = embedding(trunk, g, inputs.t, labels)?;
     let blocks = Blocks { trunk, emb, rng: inputs.rng };
-    let (h, mut skips) = blocks.input_blocks(g, inputs.x)?;
+    let x = with_low_res(config, g, inputs)?;
+    let (h, mut skips) = blocks.input_blocks(g, x)?;
     let h = blocks.middle(g, h)?;
     let h = output_blocks(&blocks, g, h, &mut skips)?;
     g.scope("out", |g| {
         let h = g.scope("0", |g| group_norm(g, h, norm(true), None))?;
         g.scope("2", |g| conv2d(g, h, Conv2d::k3(config.out_channels).zeroed(), None, None))
     })
+}
+
+/// What the stem sees: the noisy image, in a super-resolution network followed
+/// by the small one at its size (guided-diffusion's `SuperResModel`).
+fn with_low_res(config: &UNetConfig, g: &mut Graph, inputs: UNetInputs) -> Result<TensorId> {
+    let [n, h, w, _] = g.dims("unet", inputs.x)?;
+    let fail = |detail: String| Err(Error::shape("unet", detail));
+    match (config.small_size, inputs.low_res) {
+        (None, None) => Ok(inputs.x),
+        (None, Some(_)) => fail("only a super-resolution network is given a small image".into()),
+        (Some(small), None) => fail(format!("the network needs a small image of {small} pixels")),
+        (Some(small), Some(low_res)) => {
+            let needed = [n, small, small, config.in_channels];
+            if g.shape(low_res) != needed {
+                return fail(format!(
+                    "the small image is {:?}, {needed:?} is needed",
+                    g.shape(low_res)
+                ));
+            }
+            let upsampled = resize_bilinear(g, low_res, [h, w])?;
+            g.tap("upsampled", upsampled);
+            concat(g, inputs.x, upsampled)
+        }
+    }
 }
 
 /// The decoder, which reads the encoder's outputs from the last to the first.

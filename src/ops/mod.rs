@@ -19,6 +19,7 @@ mod loss;
 mod pixels;
 mod q_sample;
 mod resample;
+mod resize;
 mod silu;
 mod timestep_embedding;
 
@@ -37,6 +38,7 @@ pub use linear::linear;
 pub use loss::{mse, weighted_sum};
 pub use q_sample::{q_sample, q_sample_with};
 pub use resample::{downsample2, upsample2};
+pub use resize::{resize_area, resize_bilinear};
 pub use silu::silu;
 pub use timestep_embedding::timestep_embedding;
 
@@ -66,6 +68,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(concat::kernels());
     all.extend(group_norm::kernels());
     all.extend(resample::kernels());
+    all.extend(resize::kernels());
     all.extend(silu::kernels());
     all.extend(dropout::kernels());
     all.extend(label_embedding::kernels());

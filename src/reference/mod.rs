@@ -27,11 +27,12 @@ pub mod linear;
 pub mod loss;
 pub mod q_sample;
 pub mod resample;
+pub mod resize;
 pub mod silu;
 pub mod timestep_embedding;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 16] = [
+pub const OPS: [&str; 17] = [
     "adamw",
     "add",
     "attention",
@@ -46,6 +47,7 @@ pub const OPS: [&str; 16] = [
     "loss",
     "q_sample",
     "resample",
+    "resize",
     "silu",
     "timestep_embedding",
 ];
