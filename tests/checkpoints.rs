@@ -5,18 +5,23 @@
 use demist::diffusion::SamplingGraph;
 use demist::gpu::Caps;
 use demist::graph::{DType, Graph};
-use demist::model::{UNetInputs, build, preset, preset_names};
+use demist::model::{UNetInputs, build, build_encoder, encoder_preset, preset, preset_names};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Parameters of the released networks, counted on the reference's own modules.
-const COUNTS: [(&str, usize); 15] = [
+/// Parameters of the released networks, counted on the reference's own modules
+/// (the classifiers': the sum of their lists).
+const COUNTS: [(&str, usize); 19] = [
     ("64x64_diffusion", 295_904_454),
     ("128x128_diffusion", 421_529_606),
     ("256x256_diffusion", 553_838_086),
     ("256x256_diffusion_uncond", 552_814_086),
     ("lsun_bedroom_cat_horse", 552_814_086),
     ("512x512_diffusion", 558_997_638),
+    ("64x64_classifier", 65_438_568),
+    ("128x128_classifier", 42_568_040),
+    ("256x256_classifier", 54_096_360),
+    ("512x512_classifier", 54_448_360),
     ("64_256_upsampler", 311_795_910),
     ("128_512_upsampler", 308_835_270),
     ("iddpm_imagenet64_uncond_100M", 121_063_942),
@@ -48,15 +53,20 @@ fn listed(name: &str) -> Listed {
 
 /// The network's graph for one image.
 fn graph(name: &str) -> Graph {
-    let config = preset(name).unwrap_or_else(|| panic!("{name} is listed but unknown"));
     let mut g = Graph::new();
-    let c = &config;
-    let x = g.input("x", &[1, c.image_size, c.image_size, c.in_channels], DType::F32);
     let t = g.input("t", &[1], DType::F32);
-    let y = c.num_classes.map(|_| g.input("y", &[1], DType::U32));
-    let low_res = c.small_size.map(|s| g.input("low_res", &[1, s, s, c.in_channels], DType::F32));
-    build(c, &mut g, UNetInputs { x, t, y, low_res, rng: None })
-        .unwrap_or_else(|e| panic!("{name}: {e}"));
+    let result = if let Some(c) = encoder_preset(name) {
+        let x = g.input("x", &[1, c.image_size, c.image_size, c.in_channels], DType::F32);
+        build_encoder(&c, &mut g, x, t, None)
+    } else {
+        let c = preset(name).unwrap_or_else(|| panic!("{name} is listed but unknown"));
+        let x = g.input("x", &[1, c.image_size, c.image_size, c.in_channels], DType::F32);
+        let y = c.num_classes.map(|_| g.input("y", &[1], DType::U32));
+        let small = |s| g.input("low_res", &[1, s, s, c.in_channels], DType::F32);
+        let low_res = c.small_size.map(small);
+        build(&c, &mut g, UNetInputs { x, t, y, low_res, rng: None })
+    };
+    result.unwrap_or_else(|e| panic!("{name}: {e}"));
     g
 }
 
@@ -101,7 +111,7 @@ fn every_list_has_a_preset() {
         .collect();
     let presets: BTreeSet<String> = preset_names().iter().map(|n| n.to_string()).collect();
     assert_eq!(lists, presets);
-    assert!(preset("no such network").is_none());
+    assert!(preset("no such network").is_none() && encoder_preset("no such network").is_none());
 }
 
 #[test]
