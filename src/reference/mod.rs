@@ -26,13 +26,17 @@ pub mod group_norm;
 pub mod label_embedding;
 pub mod linear;
 pub mod loss;
+pub mod mean_pool;
+pub mod pool_tokens;
 pub mod q_sample;
+pub mod relu;
 pub mod resample;
+pub mod resize;
 pub mod silu;
 pub mod timestep_embedding;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 17] = [
+pub const OPS: &[&str] = &[
     "adamw",
     "add",
     "attention",
@@ -46,8 +50,12 @@ pub const OPS: [&str; 17] = [
     "label_embedding",
     "linear",
     "loss",
+    "mean_pool",
+    "pool_tokens",
     "q_sample",
+    "relu",
     "resample",
+    "resize",
     "silu",
     "timestep_embedding",
 ];
