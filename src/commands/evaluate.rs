@@ -11,7 +11,7 @@ use demist::diffusion::SampleOptions;
 use demist::graph::FlatKind;
 use demist::model::ModelConfig;
 use demist::output::image::{from_u8, to_u8};
-use demist::reference::resample::{area, bilinear};
+use demist::reference::resize::{ResizeShape, area, bilinear};
 use demist::runtime::{Context, FlatBuffers, Pipelines};
 use demist::train::{Evaluation, Evaluator, StopFlag, TrainConfig, evaluation_params};
 use demist::{Error, Result};
@@ -132,8 +132,11 @@ impl Work<'_> {
         let (size, channels, count) = (model.image_size, model.in_channels, self.given.count);
         let originals = &self.given.pixels;
         // What a file would hold.
-        let low_res = from_u8(&to_u8(&area(originals, [count, size, size, channels], small)));
-        let plain = bilinear(&low_res, [count, small, small, channels], size);
+        let (large, little) = ([size, size], [small, small]);
+        let down = ResizeShape { n: count, from: large, to: little, c: channels };
+        let low_res = from_u8(&to_u8(&area(&down, originals)));
+        let up = ResizeShape { n: count, from: little, to: large, c: channels };
+        let plain = bilinear(&up, &low_res);
         let want = Want { batch: self.args.batch.min(count), ..Default::default() };
         let loaded = load(self.ctx, &self.args.file, self.info.clone(), self.file, want)?;
         let options = SampleOptions {

@@ -7,7 +7,7 @@
 //! all is an upper bound of the negative log-likelihood.
 
 use super::sampling::check_labels;
-use super::{DiffusionConfig, SpacedSchedule, Tables};
+use super::{DiffusionConfig, SpacedSchedule, Tables, VLB_COEFS};
 use crate::gpu::Caps;
 use crate::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
 use crate::model::{UNetConfig, UNetInputs, build};
@@ -60,7 +60,7 @@ impl LikelihoodGraph {
         let t = g.input("t", &[n], DType::F32);
         let labels = model.num_classes.map(|_| g.input("labels", &[n], DType::U32));
         let coefs = g.input("q_sample coefficients", &[n, 2], DType::F32);
-        let bound = g.input("bound coefficients", &[n, ops::VLB_COEFS], DType::F32);
+        let bound = g.input("bound coefficients", &[n, VLB_COEFS], DType::F32);
         let rng = g.input("random state", &[4], DType::U32);
         let noise = given_noise.then(|| g.input("noise", &image, DType::F32));
         let (x_t, eps) = match noise {

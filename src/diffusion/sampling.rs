@@ -389,7 +389,7 @@ impl ImageSampler {
         let (gpu, w) = (ctx.gpu, &self.wiring);
         let t = schedule.model_timestep(i, &self.diffusion);
         let mut update = tables.update_for(i, options.sampler, &self.diffusion, options.clip);
-        update.guidance_weight = options.guidance_weight as f32;
+        update.guidance_free = options.guidance_weight as f32;
         let [lo, hi] = rng::key(options.seed);
         if let Some(guide) = &self.guide {
             guide.run(ctx, &vec![t; self.batch])?;

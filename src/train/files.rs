@@ -104,7 +104,7 @@ fn history(
     let (Some(losses), Some(counts)) = (file.tensors.get(HISTORY), file.tensors.get(COUNTS)) else {
         return Ok(None);
     };
-    let read = |t: &Tensor| t.to_f32().map_err(|e| Error::file(path, e.to_string()));
+    let read = |t: &Tensor| t.to_f32().map(|v| v.into_owned()).map_err(|e| Error::file(path, e.to_string()));
     let steps = info.diffusion.diffusion_steps;
     LossSecondMoment::from_state(steps, read(losses)?, &read(counts)?)
         .map(Some)

@@ -7,6 +7,7 @@ use crate::data::{Augment, Dataset};
 use crate::diffusion::{ImageSampler, SampleJob, SampleOptions};
 use crate::graph::FlatKind;
 use crate::model::UNetConfig;
+use crate::reference::resize::{ResizeShape, area};
 use crate::output::{Grid, image::to_u8};
 use crate::runtime::Context;
 use crate::{Error, Result};
@@ -105,8 +106,9 @@ impl Preview {
             dataset.write_floats(at, Augment::default(), out)?;
             labels.push(dataset.label(at));
         }
-        let shape = [COLUMNS, size, size, channels];
-        let low_res = crate::reference::resample::area(&originals, shape, small);
+        let shape =
+            ResizeShape { n: COLUMNS, from: [size, size], to: [small, small], c: channels };
+        let low_res = area(&shape, &originals);
         let labels = if model.num_classes.is_some() { labels } else { Vec::new() };
         let job = SampleJob {
             count: COLUMNS,

@@ -12,7 +12,7 @@
 
 use super::TrainConfig;
 use crate::Result;
-use crate::diffusion::{DiffusionConfig, LossType, MeanType};
+use crate::diffusion::{DiffusionConfig, LossType, MeanType, VLB_COEFS};
 use crate::graph::{DType, Graph, TensorId};
 use crate::model::{EncoderConfig, ModelConfig, UNetConfig, UNetInputs, build, build_encoder};
 use crate::ops::{self, VlbOptions};
@@ -34,7 +34,7 @@ pub(super) struct Inputs {
     pub coefs: TensorId,
     pub rng: TensorId,
     pub noise: Option<TensorId>,
-    /// Coefficients of the variational bound [n, ops::VLB_COEFS].
+    /// Coefficients of the variational bound [n, VLB_COEFS].
     pub vlb: Option<TensorId>,
     /// Weights of mean squared error or cross-entropy.
     pub weights: TensorId,
@@ -134,7 +134,7 @@ fn diffusion_terms(
     inputs: &mut Inputs,
     g: &mut Graph,
 ) -> Result<Vec<Term>> {
-    given.low_res = model.small_size.map(|s| ops::resize_area(g, x0, s)).transpose()?;
+    given.low_res = model.small_size.map(|s| ops::resize_area(g, x0, [s, s])).transpose()?;
     let out = build(model, g, given)?;
     let vb_only = diffusion.loss_type.is_vb();
     let mut terms = Vec::new();
@@ -148,7 +148,7 @@ fn diffusion_terms(
     }
     if vb_only || diffusion.var_type.is_learned() {
         let n = g.shape(given.t)[0];
-        let coefs = g.input("bound coefficients", &[n, ops::VLB_COEFS], DType::F32);
+        let coefs = g.input("bound coefficients", &[n, VLB_COEFS], DType::F32);
         let weights = g.input("bound weights", &[n], DType::F32);
         let options = VlbOptions {
             mean_type: diffusion.mean_type,
