@@ -20,4 +20,6 @@ pub use respace::{SpacedSchedule, space_timesteps};
 pub(crate) use sampling::check_labels;
 pub use sampling::{ImageSampler, SampleOptions, SamplingGraph};
 pub use schedule::named_betas;
-pub use tables::{QSampleCoefs, Sampler, Tables, Update, apply_update, apply_update_f64, q_sample};
+pub use tables::{
+    QSampleCoefs, Sampler, Tables, UPDATE_DDIM, UPDATE_DDPM, Update, VLB_COEFS, q_sample,
+};

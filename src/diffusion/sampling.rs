@@ -67,7 +67,16 @@ impl SamplingGraph {
         let rng = g.input("random state", &[4], DType::U32);
         let noise = given_noise.then(|| g.input("noise", &image, DType::F32));
         let out = build(model, &mut g, UNetInputs { x, t, y: labels, low_res: None, rng: None })?;
-        let x0 = ops::denoise(&mut g, x, out, update, rng, noise, keep_x0)?;
+        let step = ops::DenoiseInputs {
+            x,
+            out,
+            coefs: update,
+            rng,
+            noise,
+            guidance: None,
+            unconditional: false,
+        };
+        let x0 = ops::denoise(&mut g, step, keep_x0)?;
         let classes = model.num_classes;
         Ok(SamplingGraph { graph: g, x, t, labels, classes, update, rng, noise, x0 })
     }

@@ -18,6 +18,7 @@ pub mod add;
 pub mod attention;
 pub mod concat;
 pub mod conv2d;
+pub mod cross_entropy;
 pub mod denoise;
 pub mod dropout;
 pub mod grad_norm;
@@ -29,14 +30,16 @@ pub mod q_sample;
 pub mod resample;
 pub mod silu;
 pub mod timestep_embedding;
+pub mod vlb;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 16] = [
+pub const OPS: [&str; 18] = [
     "adamw",
     "add",
     "attention",
     "concat",
     "conv2d",
+    "cross_entropy",
     "denoise",
     "dropout",
     "grad_norm",
@@ -48,6 +51,7 @@ pub const OPS: [&str; 16] = [
     "resample",
     "silu",
     "timestep_embedding",
+    "vlb",
 ];
 
 /// An element type of the twins: `f32` or `f64`.
