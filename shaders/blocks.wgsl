@@ -2,15 +2,16 @@
    flat index `start`; `last` is the image's last element. With `vec` buffers
    are array<vec4<f32>> and blocks never straddle images; otherwise array<f32>,
    loads past `last` repeat it and stores there are dropped. With `wide` the
-   tensor has p.wide channels, of which indices count the first p.c only. -#}
-{% macro load(name, vec, wide=0) %}
-fn load_{{ name }}(start: u32, last: u32) -> vec4<f32> {
+   tensor has p.wide channels, of which indices count p.c only: the first ones,
+   or under another `alias` those that lie `offset` elements further on. -#}
+{% macro load(name, vec, wide=0, alias="", offset="") %}
+fn load_{{ alias or name }}(start: u32, last: u32) -> vec4<f32> {
 {% if vec and not wide %}
     return {{ name }}[start >> 2u];
 {% else %}
     let i = min(start + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last));
 {% if wide %}
-    let at = i / p.c * p.wide + i % p.c;
+    let at = i / p.c * p.wide + i % p.c{{ " + " ~ offset if offset }};
 {% else %}
     let at = i;
 {% endif %}

@@ -28,4 +28,6 @@ pub use sampling::{
     ImageSampler, SampleJob, SampleOptions, SampleProgress, SamplingGraph, SamplingNeeds,
 };
 pub use schedule::named_betas;
-pub use tables::{QSampleCoefs, Sampler, Tables, Update, apply_update, apply_update_f64, q_sample};
+pub use tables::{
+    QSampleCoefs, Sampler, Tables, UPDATE_DDIM, UPDATE_DDPM, Update, VLB_COEFS, q_sample,
+};

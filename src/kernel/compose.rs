@@ -15,6 +15,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("lane_sum.wgsl", include_str!("../../shaders/lane_sum.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
+    ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
 ];
 
 /// Renders `kernel`'s template with one value per define.

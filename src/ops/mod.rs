@@ -8,6 +8,7 @@ mod attention;
 mod blocks;
 mod concat;
 mod conv2d;
+mod cross_entropy;
 mod denoise;
 mod dropout;
 mod ema;
@@ -26,13 +27,15 @@ mod resample;
 mod resize;
 mod silu;
 mod timestep_embedding;
+mod vlb;
 
 pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
 pub use add::{add, add_into};
 pub use attention::{AttentionOrder, attention};
 pub use concat::concat;
 pub use conv2d::{Conv2d, conv2d};
-pub use denoise::{DENOISE_COEFS, denoise, denoise_coefs};
+pub use cross_entropy::{CrossEntropy, cross_entropy};
+pub use denoise::{DENOISE_COEFS, DenoiseInputs, denoise, denoise_coefs};
 pub use dropout::dropout;
 pub use ema::ema;
 pub use gaussian::gaussian;
@@ -49,6 +52,7 @@ pub use resample::{downsample2, upsample2};
 pub use resize::{resize_area, resize_bilinear};
 pub use silu::silu;
 pub use timestep_embedding::timestep_embedding;
+pub use vlb::{VlbOptions, likelihood_terms, vlb};
 
 use crate::graph::{Launch, Lower, TensorId};
 use crate::kernel::Kernel;
@@ -85,6 +89,8 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(label_embedding::kernels());
     all.extend(timestep_embedding::kernels());
     all.extend(loss::kernels());
+    all.extend(vlb::kernels());
+    all.extend(cross_entropy::kernels());
     all.extend(gaussian::kernels());
     all.extend(q_sample::kernels());
     all.extend(denoise::kernels());
@@ -144,3 +150,5 @@ fn launch_sum_rows(
         flops: (batch * rows * channels) as u64,
     })
 }
+pub fn loss_stats(_: &mut Lower, _: TensorId, _: Option<TensorId>, _: TensorId, _: TensorId) -> Result<()> { Ok(()) }
+pub fn repeat_batch(_: &mut crate::graph::Graph, x: TensorId, _: usize) -> Result<TensorId> { Ok(x) }

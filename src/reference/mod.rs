@@ -18,6 +18,7 @@ pub mod add;
 pub mod attention;
 pub mod concat;
 pub mod conv2d;
+pub mod cross_entropy;
 pub mod denoise;
 pub mod dropout;
 pub mod ema;
@@ -34,6 +35,7 @@ pub mod resample;
 pub mod resize;
 pub mod silu;
 pub mod timestep_embedding;
+pub mod vlb;
 
 /// The name of every op that has a twin here, sorted.
 pub const OPS: &[&str] = &[
@@ -42,6 +44,7 @@ pub const OPS: &[&str] = &[
     "attention",
     "concat",
     "conv2d",
+    "cross_entropy",
     "denoise",
     "dropout",
     "ema",
@@ -58,6 +61,7 @@ pub const OPS: &[&str] = &[
     "resize",
     "silu",
     "timestep_embedding",
+    "vlb",
 ];
 
 /// An element type of the twins: `f32` or `f64`.

@@ -95,7 +95,7 @@ pub struct Args<'a> {
 }
 
 /// What the twin returns; gradients in the order of inputs and parameters.
-/// An empty gradient means that the op gives none.
+/// An empty gradient means that the op gives none: to it the input is constant.
 pub struct Twin {
     pub y: Vec<f32>,
     pub input_grads: Vec<Vec<f32>>,
@@ -278,12 +278,13 @@ impl Case<'_> {
             .map(|(i, (t, _))| values(seed(200 + i), bench.graph.shape(*t).iter().product()))
             .collect();
         let run = bench.run(&inputs, &params, &seeds);
-        self.compare(mid, &run, &inputs, &params, &seeds);
+        let constant = self.compare(mid, &run, &inputs, &params, &seeds);
         if mid && self.differentiable {
-            self.finite_differences(&bench, &run, &inputs, &params, &seeds);
+            self.finite_differences(&bench, &run, (&inputs, &constant), &params, &seeds);
         }
     }
 
+    /// Returns which inputs have no gradient by the twin.
     fn compare(
         &self,
         mid: bool,
@@ -291,7 +292,7 @@ impl Case<'_> {
         inputs: &[Vec<f32>],
         params: &[Vec<f32>],
         seeds: &[Vec<f32>],
-    ) {
+    ) -> Vec<bool> {
         let factor = if mid { 2.0 } else { 1.0 };
         let u: Vec<_> = inputs.iter().map(|x| scaled(x, factor)).collect();
         let dy = scaled(&seeds[0], factor);
@@ -322,21 +323,29 @@ impl Case<'_> {
                 self.tolerance,
             );
         }
+        twin.input_grads.iter().map(Vec::is_empty).collect()
     }
 
-    /// Derivative along one random direction through inputs and parameters.
+    /// Derivative along one random direction through parameters and inputs,
+    /// other than the constant ones.
     fn finite_differences(
         &self,
         bench: &Bench,
         run: &Run,
-        inputs: &[Vec<f32>],
+        (inputs, constant): (&[Vec<f32>], &[bool]),
         params: &[Vec<f32>],
         seeds: &[Vec<f32>],
     ) {
         let step = 4e-3f32;
         let all: Vec<&Vec<f32>> = inputs.iter().chain(params).collect();
-        let directions: Vec<_> =
-            all.iter().enumerate().map(|(i, v)| values(900 + i as u32, v.len())).collect();
+        let directions: Vec<_> = all
+            .iter()
+            .enumerate()
+            .map(|(i, v)| match constant.get(i) {
+                Some(true) => vec![0.0; v.len()],
+                _ => values(900 + i as u32, v.len()),
+            })
+            .collect();
         let moved = |by: f32| -> Vec<Vec<f32>> {
             all.iter()
                 .zip(&directions)
