@@ -26,14 +26,16 @@ pub mod group_norm;
 pub mod label_embedding;
 pub mod linear;
 pub mod loss;
+pub mod loss_stats;
 pub mod q_sample;
+pub mod repeat;
 pub mod resample;
 pub mod silu;
 pub mod timestep_embedding;
 pub mod vlb;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 18] = [
+pub const OPS: [&str; 20] = [
     "adamw",
     "add",
     "attention",
@@ -47,7 +49,9 @@ pub const OPS: [&str; 18] = [
     "label_embedding",
     "linear",
     "loss",
+    "loss_stats",
     "q_sample",
+    "repeat",
     "resample",
     "silu",
     "timestep_embedding",
