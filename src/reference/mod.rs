@@ -31,6 +31,8 @@ pub mod mean_pool;
 pub mod pool_tokens;
 pub mod q_sample;
 pub mod relu;
+pub mod loss_stats;
+pub mod repeat;
 pub mod resample;
 pub mod resize;
 pub mod silu;
@@ -53,10 +55,12 @@ pub const OPS: &[&str] = &[
     "label_embedding",
     "linear",
     "loss",
+    "loss_stats",
     "mean_pool",
     "pool_tokens",
     "q_sample",
     "relu",
+    "repeat",
     "resample",
     "resize",
     "silu",
