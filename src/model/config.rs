@@ -13,7 +13,9 @@ const MAX_CHANNELS: usize = 8192;
 const MAX_RES_BLOCKS: usize = 64;
 const MAX_IMAGE_CHANNELS: usize = 64;
 const MAX_CLASSES: usize = 1 << 20;
-const MAX_POOL_SIZE: usize = 128;
+
+/// Positions a side over which an attention pool may attend.
+pub(super) const MAX_POOL_SIZE: usize = 128;
 
 /// Width between the two linear layers of the spatial pools.
 pub(super) const SPATIAL_WIDTH: usize = 2048;

@@ -1,6 +1,6 @@
 //! Configurations of published networks, by the names of their files.
 
-use super::{EncoderConfig, Pool, UNetConfig};
+use super::config::{EncoderConfig, MAX_POOL_SIZE, Pool, UNetConfig};
 
 /// What most of ADM's networks share: AdaGN, residual resampling, learned
 /// variance, 64 channels a head.
@@ -203,10 +203,13 @@ pub fn default_model(image_size: usize) -> UNetConfig {
 
 /// A classifier that suits images of `image_size` pixels and `channels`
 /// channels, of `classes` classes: half as wide as [`default_model`] where
-/// that is wide.
+/// that is wide. Sizes that cannot be halved to few positions get the pool
+/// without attention.
 pub fn default_encoder(image_size: usize, channels: usize, classes: usize) -> EncoderConfig {
     let shape = default_shape(image_size);
+    let positions = image_size >> (shape.channel_mult.len() - 1);
     EncoderConfig {
+        pool: if positions <= MAX_POOL_SIZE { Pool::Attention } else { Pool::Adaptive },
         in_channels: channels,
         model_channels: (shape.width / 2).max(32),
         out_channels: classes,
