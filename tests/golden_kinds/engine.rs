@@ -150,7 +150,7 @@ pub fn run_train(case: &train::Case) -> Outputs {
         step.flat().write(ctx.gpu, kind, params, &weights(params, case.salt)).map_err(text)?;
     }
     let mut outputs = BTreeMap::new();
-    let mut collect = |prefix: &str, kind| {
+    let collect = |outputs: &mut BTreeMap<String, Vec<f32>>, prefix: &str, kind| {
         let values = step.flat().read(ctx.gpu, kind, params).map_err(text)?;
         for (p, v) in params.iter().zip(values) {
             outputs.insert(format!("{prefix}.{}", p.name), p.to_file(&v));
@@ -177,10 +177,10 @@ pub fn run_train(case: &train::Case) -> Outputs {
         }
         let losses = step.image_losses(ctx).map_err(text)?;
         outputs.insert(format!("out.s{i}.loss"), losses);
-        collect(&format!("g{i}"), FlatKind::Grads)?;
+        collect(&mut outputs, &format!("g{i}"), FlatKind::Grads)?;
         step.update(ctx, i as u64).map_err(text)?;
     }
-    collect("wN", FlatKind::Weights)?;
-    collect("ema", FlatKind::Ema(0))?;
+    collect(&mut outputs, "wN", FlatKind::Weights)?;
+    collect(&mut outputs, "ema", FlatKind::Ema(0))?;
     Ok(outputs)
 }
