@@ -2,10 +2,11 @@
 
 use super::command_line;
 use demist::checkpoint::{
-    DataInfo, ImportHints, NetworkInfo, Progress, import as import_network, read_network,
+    DataInfo, NetworkInfo, Progress, Storage, import as import_network, read_network,
     write_diffusers, write_network, write_reference,
 };
 use demist::diffusion::DiffusionConfig;
+use demist::model::Hints;
 use demist::train::TrainConfig;
 use demist::{Error, Result};
 use std::path::PathBuf;
@@ -32,6 +33,9 @@ pub struct ImportArgs {
     /// Channels a head.
     #[arg(long, conflicts_with = "num_heads")]
     num_head_channels: Option<usize>,
+    /// Residual blocks a level.
+    #[arg(long)]
+    num_res_blocks: Option<usize>,
     /// qkv channels are ordered [q|k|v][head].
     #[arg(long)]
     use_new_attention_order: bool,
@@ -50,12 +54,13 @@ pub struct ImportArgs {
 
 /// Imports.
 pub fn import(args: &ImportArgs) -> Result<()> {
-    let hints = ImportHints {
+    let hints = Hints {
         image_size: args.image_size,
         num_heads: args.num_heads,
         num_head_channels: args.num_head_channels,
         new_attention_order: args.use_new_attention_order,
         small_size: args.small_size,
+        num_res_blocks: args.num_res_blocks,
     };
     let imported = import_network(&args.file, args.preset.as_deref(), &hints)?;
     let mut diffusion = args.diffusion.apply(imported.diffusion)?;
@@ -124,12 +129,12 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     file.metadata.clear();
     match args.format {
         Format::Reference => {
-            write_reference(&args.out, file)?;
+            write_reference(&args.out, file, "", Storage::F32)?;
             say!("wrote {}", args.out.display());
             say!("in Python:  model.load_state_dict(safetensors.torch.load_file({:?}))", args.out);
         }
         Format::Diffusers => {
-            write_diffusers(&args.out, info.model.unet()?, file)?;
+            write_diffusers(&args.out, info.model.unet()?, &info.diffusion, file, Storage::F32)?;
             say!("wrote {}", args.out.display());
         }
     }

@@ -5,10 +5,10 @@ use super::options::{
     DataArgs, DiffusionArgs, ObjectiveArgs, RunArgs, TrainArgs, new_info, open_validation,
 };
 use super::{bar, check_batch, check_room, open_device, stop_on_ctrl_c};
-use demist::checkpoint::{ImportHints, NetworkInfo, import};
+use demist::checkpoint::{NetworkInfo, read_any};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, VarType};
-use demist::model::{ModelConfig, UNetConfig, default_model, preset, preset_names};
+use demist::model::{Hints, ModelConfig, UNetConfig, default_model, preset, preset_names};
 use demist::runtime::{Context, Pipelines};
 use demist::train::{Event, RunOptions, TermSum, TrainOutcome, fit_memory, memory_need, train};
 use demist::{Error, Result};
@@ -136,7 +136,7 @@ pub fn run_training(
 /// A new run's description and, if it does not start from chance, its weights.
 fn start(args: &Args) -> Result<(NetworkInfo, Option<Vec<Vec<f32>>>)> {
     let d = &args.data_options;
-    let base = args.run.init.as_deref().map(|path| import(path, args.model.preset.as_deref(), &ImportHints::default())).transpose()?;
+    let base = args.run.init.as_deref().map(|path| read_any(path, args.model.preset.as_deref(), &Hints::default())).transpose()?;
     let size = d.image_size.or(base.as_ref().map(|b| b.model.image_size()));
     let channels = d.channels.or(base.as_ref().map(|b| b.model.in_channels()));
     let dataset = open_data(&args.data, size, channels, d.random_crop)?;

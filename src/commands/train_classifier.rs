@@ -3,11 +3,11 @@
 
 use super::options::{DataArgs, DiffusionArgs, RunArgs, TrainArgs, new_info};
 use super::train::{open_data, run_training};
-use demist::checkpoint::{ImportHints, NetworkInfo, import};
+use demist::checkpoint::{NetworkInfo, read_any};
 use demist::data::Dataset;
 use demist::diffusion::DiffusionConfig;
 use demist::model::{
-    EncoderConfig, ModelConfig, Pool, default_encoder, encoder_preset, preset_names,
+    EncoderConfig, Hints, ModelConfig, Pool, default_encoder, encoder_preset, preset_names,
 };
 use demist::{Error, Result};
 use std::path::PathBuf;
@@ -89,8 +89,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
 fn start(args: &Args) -> Result<(NetworkInfo, Option<Vec<Vec<f32>>>)> {
     let d = &args.data_options;
     let preset = args.model.preset.as_deref();
-    let hints = ImportHints::default();
-    let base = args.run.init.as_deref().map(|path| import(path, preset, &hints)).transpose()?;
+    let hints = Hints::default();
+    let base = args.run.init.as_deref().map(|path| read_any(path, preset, &hints)).transpose()?;
     let size = d.image_size.or(base.as_ref().map(|b| b.model.image_size()));
     let channels = d.channels.or(base.as_ref().map(|b| b.model.in_channels()));
     let dataset = open_data(&args.data, size, channels, d.random_crop)?;

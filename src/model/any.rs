@@ -1,6 +1,7 @@
 //! What all networks have in common.
 
-use super::{EncoderConfig, ModelConfig, UNetConfig};
+use super::{EncoderConfig, ModelConfig, UNetConfig, UNetInputs, build, build_encoder};
+use crate::graph::{DType, Graph, ParamInfo};
 use crate::{Error, Result};
 
 impl ModelConfig {
@@ -81,4 +82,29 @@ impl ModelConfig {
             }
         }
     }
+}
+
+/// The parameters of a network, in the order of its graph.
+///
+/// # Errors
+/// [`Error::Config`] for impossible options.
+pub fn model_params(model: &ModelConfig) -> Result<Vec<ParamInfo>> {
+    let mut g = Graph::new();
+    let (side, channels) = (model.image_size(), model.in_channels());
+    let image = |g: &mut Graph, side: usize| {
+        g.input("image", &[1, side, side, channels], DType::F32)
+    };
+    let x = image(&mut g, side);
+    let t = g.input("t", &[1], DType::F32);
+    match model {
+        ModelConfig::UNet(m) => {
+            let y = m.num_classes.map(|_| g.input("y", &[1], DType::U32));
+            let low_res = m.small_size.map(|side| image(&mut g, side));
+            build(m, &mut g, UNetInputs { x, t, y, low_res, rng: None })?;
+        }
+        ModelConfig::Encoder(m) => {
+            build_encoder(m, &mut g, x, t, None)?;
+        }
+    }
+    Ok(g.params)
 }

@@ -428,10 +428,13 @@ impl Op for GroupNormOp {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
         let sums = self.sums(lower, node, dy)?;
-        // The parameters always want gradients; an x that does not (a network
-        // that begins with a norm) is no case worth a variant.
-        let Some((dweight, acc_params)) = lower.grad_target(weight) else { return Ok(()) };
-        let Some((dbias, _)) = lower.grad_target(bias) else { return Ok(()) };
+        // What nobody wants (frozen parameters, the image itself) is written all
+        // the same: it is no case worth a variant.
+        let c = [self.c];
+        let unwanted = |lower: &mut Lower, name| (lower.temp(name, &c), false);
+        let (dweight, acc_params) =
+            lower.grad_target(weight).unwrap_or_else(|| unwanted(lower, "dweight"));
+        let (dbias, _) = lower.grad_target(bias).unwrap_or_else(|| unwanted(lower, "dbias"));
         let (dx, acc) = lower.grad_target(x).unwrap_or_else(|| {
             let shape = lower.shape(x).to_vec();
             (lower.temp("dx", &shape), false)

@@ -8,9 +8,11 @@ use serde_json::Value;
 use crate::common;
 use crate::common::golden::{Checker, Golden};
 
-/// Relative l2 error of a sample or x_0 within a loop; it adds up over steps.
-/// Seen on llvmpipe: 5.4e-6.
-const TOLERANCE: f64 = 1e-3;
+/// Relative l2 error of a sample or x_0 within a loop, where it adds up over
+/// steps, and of the likelihood. Seen on llvmpipe: 5.6e-6 in the loops, 3.8e-5
+/// in the bound, and 6.2e-5 in the prior, which the reference computes in
+/// float32 with much cancellation.
+const TOLERANCE: f64 = 2e-4;
 
 /// What to run: the network of `model` with weights
 /// `common::weight(salt, key, shape)`, sampled with the config's respacing.
