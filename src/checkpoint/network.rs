@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Metadata key that holds [`NetworkInfo`] as JSON.
-const KEY: &str = "demist";
+pub(super) const KEY: &str = "demist";
 
 /// What was learned from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

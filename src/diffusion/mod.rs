@@ -10,12 +10,14 @@
 //! handed to a kernel.
 
 pub mod config;
+mod released;
 pub mod respace;
 mod sampling;
 pub mod schedule;
 pub mod tables;
 
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
+pub use released::released_diffusion;
 pub use respace::{SpacedSchedule, space_timesteps};
 pub(crate) use sampling::check_labels;
 pub use sampling::{ImageSampler, SampleOptions, SamplingGraph};
