@@ -117,8 +117,11 @@ fn every_classifier_list_gives_its_network() {
     }
 }
 
+/// Name and shape of a tensor of a head.
+type HeadTensor = (&'static str, &'static [usize]);
+
 /// The 64-pixel classifier's list with another head.
-fn with_head(head: &[(&str, &[usize])]) -> Shapes {
+fn with_head(head: &[HeadTensor]) -> Shapes {
     let mut shapes = listed("64x64_classifier");
     shapes.retain(|name, _| !name.starts_with("out.2"));
     shapes.extend(head.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())));
@@ -128,7 +131,7 @@ fn with_head(head: &[(&str, &[usize])]) -> Shapes {
 #[test]
 fn pools_are_told_apart_by_their_head() {
     let hints = Hints { image_size: Some(64), ..Hints::default() };
-    let cases: [(Pool, &[(&str, &[usize])]); 3] = [
+    let cases: [(Pool, &[HeadTensor]); 3] = [
         (Pool::Adaptive, &[("out.3.weight", &[7, 512, 1, 1])]),
         (Pool::Spatial, &[("out.0.weight", &[2048, 900]), ("out.2.weight", &[7, 2048])]),
         (

@@ -1,6 +1,5 @@
 //! PyTorch checkpoints: files that PyTorch wrote, and files that nobody should.
 
-#[allow(dead_code)]
 mod common;
 #[path = "torch_files/support.rs"]
 mod support;
@@ -212,9 +211,8 @@ fn views_outside_of_their_storage_are_refused() {
         let what = format!("{offset} {shape:?} {stride:?}");
         let entry = Entry { offset, shape, stride, ..floats("w", "0", &[6]) };
         let storages = [("0", bytes(&[0.0; 6]))];
-        for contents in
-            [zipped(&pickle(&[entry.clone()]), &storages), legacy(&pickle(&[entry]), &storages, 4)]
-        {
+        let pickled = pickle(&[entry]);
+        for contents in [zipped(&pickled, &storages), legacy(&pickled, &storages, 4)] {
             let error = read(&path, &contents).expect_err(&what);
             assert!(error.to_string().contains("pickle, byte"), "{what}: {error}");
         }

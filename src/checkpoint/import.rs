@@ -6,7 +6,7 @@ use std::path::Path;
 use super::diffusers::read_diffusers;
 use super::network::KEY;
 use super::{Storage, Tensor, TensorFile, read_tensors};
-use crate::diffusion::{DiffusionConfig, LossType, VarType, released_diffusion};
+use crate::diffusion::{DiffusionConfig, LossType, SpacedSchedule, VarType, released_diffusion};
 use crate::graph::{DType, Graph, ParamInfo};
 use crate::model::{
     Hints, ModelConfig, Shapes, UNetConfig, UNetInputs, build, check_parameters, infer,
@@ -51,6 +51,7 @@ pub fn import(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Import
     } else {
         from_file(path, preset, hints)?
     };
+    SpacedSchedule::new(&imported.diffusion, "")?;
     if let Some(params) = parameter_list(&imported.model)? {
         check_parameters(&params, &imported.tensors, "").map_err(|why| {
             let known = match_preset(&shapes(&imported.tensors));
