@@ -21,7 +21,7 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_
 use demist::diffusion::DiffusionConfig;
 use demist::gpu::Gpu;
 use demist::graph::{DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId};
-use demist::model::{UNetConfig, UNetInputs, build, initialise};
+use demist::model::{ModelConfig, UNetConfig, UNetInputs, build, initialise};
 use demist::ops::{self, AttentionOrder, Conv2d, GroupNorm};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use demist::train::{MicroBatch, Noise, TrainConfig, TrainStep};
@@ -238,7 +238,7 @@ fn network(c: &mut Criterion) {
 /// the launches of each kernel alone.
 fn training(c: &mut Criterion) {
     let ctx = context();
-    let model = unet(3);
+    let model = ModelConfig::UNet(unet(3));
     let config = TrainConfig { batch_size: BATCH, micro_batch: BATCH, ..Default::default() };
     let step = TrainStep::new(ctx, &model, &DiffusionConfig::default(), &config, Noise::Drawn)
         .expect("the workload compiles");
@@ -246,7 +246,7 @@ fn training(c: &mut Criterion) {
     for kind in [FlatKind::Weights, FlatKind::Ema(0)] {
         step.flat().write(ctx.gpu, kind, &step.graph().params, &initial).expect("room for weights");
     }
-    let images = values(BATCH * model.image_size * model.image_size * model.in_channels);
+    let images = values(BATCH * model.image_size().pow(2) * model.in_channels());
     let labels = labels();
     let timesteps: Vec<usize> = (0..BATCH).map(|i| 60 * i).collect();
     let group = "W6 training step, batch 16";
@@ -257,6 +257,7 @@ fn training(c: &mut Criterion) {
             images: &images,
             labels: &labels,
             timesteps: &timesteps,
+            importance: &[],
             first: number * BATCH as u64,
             noise: None,
         };

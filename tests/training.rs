@@ -82,6 +82,7 @@ fn step_on(step: &TrainStep, config: &TrainConfig, number: u64, images: &[f32], 
             images: &images[part * n * PIXELS..][..n * PIXELS],
             labels: &labels[part * n..][..n],
             timesteps: &timesteps,
+            importance: &[],
             first,
             noise: None,
         };
@@ -90,7 +91,14 @@ fn step_on(step: &TrainStep, config: &TrainConfig, number: u64, images: &[f32], 
 }
 
 fn new_step(model: &UNetConfig, diffusion: &DiffusionConfig, config: &TrainConfig) -> TrainStep {
-    TrainStep::new(context(), model, diffusion, config, Noise::Drawn).unwrap()
+    TrainStep::new(context(), &ModelConfig::UNet(model.clone()), diffusion, config, Noise::Drawn).unwrap()
+}
+
+/// Sum over the steps since the last call of the mean loss over their `batch`
+/// images, and the last gradient norm.
+fn take_loss(step: &TrainStep, batch: usize) -> (f64, f64) {
+    let (terms, norm) = step.take_terms(context()).unwrap();
+    (terms.iter().filter(|t| t.trained).map(|t| t.total).sum::<f64>() / batch as f64, norm)
 }
 
 fn write(step: &TrainStep, values: &[Vec<f32>]) {
@@ -159,7 +167,7 @@ fn overfits_one_batch() {
         step_on(&step, &config, number, &images, &labels);
         step.update(context(), number).unwrap();
         if (number + 1) % WINDOW == 0 {
-            loss = step.take_loss(context()).unwrap().0 / WINDOW as f64;
+            loss = take_loss(&step, 8).0 / WINDOW as f64;
         }
     }
     assert!(loss < 0.02, "the mean squared error is still {loss:.4} after {STEPS} steps");
@@ -210,12 +218,11 @@ fn info(training: TrainConfig) -> NetworkInfo {
 
 fn run_options(folder: &Path) -> RunOptions {
     RunOptions {
-        folder: folder.to_path_buf(),
         resume: true,
         log_every: 1,
         save_every: 0,
         sample_every: 0,
-        time_limit: None,
+        ..RunOptions::new(folder)
     }
 }
 
@@ -312,7 +319,7 @@ fn micro_batches_add_up_to_the_batch() {
         let error = rel_err(got, want) * norm / norm.max(1e-4 * size);
         assert!(error <= 1e-4, "the gradient of {} differs by {error:.1e}", p.name);
     }
-    let loss = |step: &TrainStep| step.take_loss(context()).unwrap().0;
+    let loss = |step: &TrainStep| take_loss(step, 4).0;
     let (whole, parts) = (loss(&whole), loss(&parts));
     assert!((whole - parts).abs() <= 1e-5 * whole, "losses {whole} and {parts}");
 }
@@ -348,13 +355,13 @@ fn a_gradient_that_is_not_finite_skips_the_update() {
     step_on(&step, &config, 0, &images, &labels);
     step.update(context(), 0).unwrap();
     let before = state();
-    step.take_loss(context()).unwrap();
+    take_loss(&step, 2);
     for (number, poison) in [(1, f32::NAN), (2, f32::INFINITY), (3, 1e36)] {
         let mut images = images.clone();
         images[PIXELS + 7] = poison;
         step_on(&step, &config, number, &images, &labels);
         step.update(context(), number).unwrap();
-        let (_, norm) = step.take_loss(context()).unwrap();
+        let (_, norm) = take_loss(&step, 2);
         assert!(!norm.is_finite(), "{poison}: the norm is {norm}");
         for (now, before) in state().iter().zip(&before) {
             assert!(bits(now) == bits(before), "a pixel of {poison} changed the state");
@@ -362,7 +369,7 @@ fn a_gradient_that_is_not_finite_skips_the_update() {
     }
     step_on(&step, &config, 4, &images, &labels);
     step.update(context(), 4).unwrap();
-    let (loss, norm) = step.take_loss(context()).unwrap();
+    let (loss, norm) = take_loss(&step, 2);
     assert!(loss.is_finite() && norm.is_finite(), "loss {loss}, norm {norm}");
     for (now, before) in state().iter().zip(&before) {
         assert!(bits(now) != bits(before), "nothing is learned afterwards");
@@ -403,13 +410,13 @@ fn learning_rate_and_average_follow_their_schedules() {
     assert!((both.lr_at(99) - 0.001).abs() < 1e-12);
     assert_eq!(both.lr_at(100), 0.0);
 
-    let average = TrainConfig { ema_rate: 0.99, ..base };
-    assert_eq!(average.ema_at(0), 0.1);
-    assert_eq!(average.ema_at(10), 0.55);
+    let average = TrainConfig { ema_rates: vec![0.99], ..base };
+    assert_eq!(average.ema_at(0.99, 0), 0.1);
+    assert_eq!(average.ema_at(0.99, 10), 0.55);
     // (1 + s) / (10 + s) reaches 0.99 at s = 890.
-    assert!(average.ema_at(889) < 0.99);
-    assert_eq!(average.ema_at(891), 0.99);
-    assert_eq!(TrainConfig { ema_warmup: false, ..average }.ema_at(0), 0.99);
+    assert!(average.ema_at(0.99, 889) < 0.99);
+    assert_eq!(average.ema_at(0.99, 891), 0.99);
+    assert_eq!(TrainConfig { ema_warmup: false, ..average }.ema_at(0.99, 0), 0.99);
 }
 
 #[test]
@@ -421,6 +428,7 @@ fn impossible_batches_are_errors() {
         images: &images,
         labels: &labels,
         timesteps: &[0, 999],
+        importance: &[],
         first: 0,
         noise: None,
     };

@@ -7,10 +7,9 @@ use super::diffusers::read_diffusers;
 use super::network::KEY;
 use super::{Storage, Tensor, TensorFile, read_tensors};
 use crate::diffusion::{DiffusionConfig, LossType, SpacedSchedule, VarType, released_diffusion};
-use crate::graph::{DType, Graph, ParamInfo};
 use crate::model::{
-    Hints, ModelConfig, Shapes, UNetConfig, UNetInputs, build, check_parameters, infer,
-    match_preset, model_preset, preset_names,
+    Hints, ModelConfig, Shapes, UNetConfig, check_parameters, infer, match_preset, model_params,
+    model_preset, preset_names,
 };
 use crate::{Error, Result};
 
@@ -52,14 +51,13 @@ pub fn import(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Import
         from_file(path, preset, hints)?
     };
     SpacedSchedule::new(&imported.diffusion, "")?;
-    if let Some(params) = parameter_list(&imported.model)? {
-        check_parameters(&params, &imported.tensors, "").map_err(|why| {
-            let known = match_preset(&shapes(&imported.tensors));
-            let other = known.first().filter(|name| imported.preset != Some(name));
-            let hint = other.map_or(String::new(), |name| format!("; preset {name} fits"));
-            Error::file(path, format!("{why}{hint}"))
-        })?;
-    }
+    let params = model_params(&imported.model)?;
+    check_parameters(&params, &imported.tensors, "").map_err(|why| {
+        let known = match_preset(&shapes(&imported.tensors));
+        let other = known.first().filter(|name| imported.preset != Some(name));
+        let hint = other.map_or(String::new(), |name| format!("; preset {name} fits"));
+        Error::file(path, format!("{why}{hint}"))
+    })?;
     Ok(imported)
 }
 
@@ -85,9 +83,7 @@ fn from_file(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Importe
         None => infer(&shapes, hints).map_err(|e| Error::file(path, e.to_string()))?,
     };
     hints.apply(&mut model);
-    if let ModelConfig::UNet(config) = &model {
-        config.validate()?;
-    }
+    model.validate()?;
     let diffusion = known.and_then(released_diffusion).unwrap_or_else(|| guess(&model));
     Ok(Imported { model, diffusion, tensors, preset: known })
 }
@@ -125,24 +121,6 @@ pub(super) fn default_diffusion(config: &UNetConfig) -> DiffusionConfig {
     } else {
         DiffusionConfig::default()
     }
-}
-
-/// The parameters that a network of this configuration has.
-fn parameter_list(model: &ModelConfig) -> Result<Option<Vec<ParamInfo>>> {
-    let ModelConfig::UNet(config) = model else { return Ok(None) };
-    let mut g = Graph::new();
-    let image = |g: &mut Graph, name: &str, side: usize| {
-        g.input(name, &[1, side, side, config.in_channels], DType::F32)
-    };
-    let inputs = UNetInputs {
-        x: image(&mut g, "x", config.image_size),
-        t: g.input("t", &[1], DType::F32),
-        y: config.num_classes.map(|_| g.input("y", &[1], DType::U32)),
-        low_res: config.small_size.map(|side| image(&mut g, "low_res", side)),
-        rng: None,
-    };
-    build(config, &mut g, inputs)?;
-    Ok(Some(g.params))
 }
 
 /// Writes the tensors called `prefix` + name as a plain safetensors file with the
