@@ -107,9 +107,7 @@ fn dropout_masks_are_those_of_the_host() {
             integers: vec![vec![lo, hi, STEP, 40]],
             build: Box::new(move |g, x, i| ops::dropout(g, x[0], p, i[0])),
             twin: Box::new(move |a| {
-                // Alone the op is node 0, mid-graph it follows one addition.
-                let node = u16::from(a.mid);
-                let mask = bits(node, 40, n, len);
+                let mask = bits(a.node, 40, n, len);
                 Twin {
                     y: reference::dropout::forward(&a.inputs[0], &mask, p),
                     input_grads: vec![reference::dropout::backward(a.dy, &mask, p)],

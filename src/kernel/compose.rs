@@ -14,6 +14,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("group_sum.wgsl", include_str!("../../shaders/group_sum.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
+    ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
 ];
 
 /// Renders `kernel`'s template with one value per define.

@@ -6,6 +6,7 @@ mod adamw;
 mod add;
 mod attention;
 mod blocks;
+mod cast;
 mod concat;
 mod conv2d;
 mod denoise;
@@ -25,6 +26,7 @@ mod timestep_embedding;
 pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
 pub use add::{add, add_into};
 pub use attention::{AttentionOrder, attention};
+pub use cast::{cast, pack_weights};
 pub use concat::concat;
 pub use conv2d::{Conv2d, conv2d};
 pub use denoise::{DENOISE_COEFS, denoise, denoise_coefs};
@@ -63,6 +65,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(conv2d::kernels());
     all.extend(add::kernels());
     all.extend(attention::kernels());
+    all.extend(cast::kernels());
     all.extend(concat::kernels());
     all.extend(group_norm::kernels());
     all.extend(resample::kernels());
@@ -76,7 +79,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(denoise::kernels());
     all.extend(grad_norm::kernels());
     all.extend(adamw::kernels());
-    all.push((&SUM_ROWS, vec![vec![0], vec![1]]));
+    all.push((&SUM_ROWS, vec![vec![0, 0], vec![1, 0], vec![0, 1], vec![1, 1]]));
     all
 }
 
@@ -87,9 +90,9 @@ params! {
 static SUM_ROWS: Kernel = Kernel {
     name: "sum_rows",
     source: include_str!("../../shaders/sum_rows.wgsl"),
-    bindings: &[crate::kernel::read("x"), crate::kernel::accumulate("y")],
+    bindings: &[crate::kernel::read("x").half("HALF_X"), crate::kernel::accumulate("y")],
     params: SumRowsParams::FIELDS,
-    defines: &["ACC"],
+    defines: &["ACC", "HALF_X"],
 };
 
 /// Adds `x` [batch, rows, channels] over its rows into `y` [batch, channels];
@@ -122,7 +125,7 @@ fn launch_sum_rows(
     let p = SumRowsParams { batch: batch as u32, rows: rows as u32, channels: channels as u32 };
     lower.launch(Launch {
         kernel: &SUM_ROWS,
-        defines: &[accumulate.into()],
+        defines: &[accumulate.into(), lower.half(x)],
         params: bytemuck::bytes_of(&p),
         bindings: &[Some(x), Some(y)],
         groups: groups((batch * channels) as u64),

@@ -16,6 +16,7 @@
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod cast;
 pub mod concat;
 pub mod conv2d;
 pub mod denoise;
@@ -31,10 +32,11 @@ pub mod silu;
 pub mod timestep_embedding;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 16] = [
+pub const OPS: [&str; 17] = [
     "adamw",
     "add",
     "attention",
+    "cast",
     "concat",
     "conv2d",
     "denoise",
