@@ -18,11 +18,10 @@ fn every_variant_compiles_for_every_backend() {
             // Packing halves belongs to WebGPU itself; naga asks for it because
             // some OpenGL drivers lack it.
             let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-            let info = Validator::new(ValidationFlags::all(), core)
-                .validate(&module)
-                .unwrap_or_else(|e| {
-                    panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl))
-                });
+            let info =
+                Validator::new(ValidationFlags::all(), core).validate(&module).unwrap_or_else(
+                    |e| panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl)),
+                );
             write_all(kernel.name, &module, &info);
             variants += 1;
         }

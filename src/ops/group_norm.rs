@@ -457,8 +457,7 @@ impl Op for GroupNormOp {
         // that begins with a norm) is no case worth a variant.
         let Some((dweight, acc_params)) = lower.grad_target(weight) else { return Ok(()) };
         let Some((dbias, _)) = lower.grad_target(bias) else { return Ok(()) };
-        let (dx, acc) =
-            lower.grad_target(x).unwrap_or_else(|| (lower.temp_like("dx", x), false));
+        let (dx, acc) = lower.grad_target(x).unwrap_or_else(|| (lower.temp_like("dx", x), false));
         let b = self.blocks(lower);
         let apply_groups = groups(b.invocations as u64);
         let p = GradsParams {

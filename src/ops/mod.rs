@@ -53,6 +53,9 @@ pub(crate) const GROUP: u64 = 64;
 /// Mesa 22.3 silently leaves all loops after 65,535 turns.
 pub(crate) const LOOP_TURNS: u64 = 32_768;
 
+/// Values of the defines VEC and HALF: scalars, `vec4`s, halves (always in fours).
+pub(crate) const VEC_HALF: [[i64; 2]; 3] = [[0, 0], [1, 0], [1, 1]];
+
 /// Workgroups for `invocations`.
 pub(crate) fn groups(invocations: u64) -> u64 {
     invocations.div_ceil(GROUP)
