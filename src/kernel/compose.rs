@@ -13,6 +13,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("conv2d_load.wgsl", include_str!("../../shaders/conv2d_load.wgsl")),
     ("group_sum.wgsl", include_str!("../../shaders/group_sum.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
+    ("power.wgsl", include_str!("../../shaders/power.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
     ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
 ];

@@ -26,13 +26,14 @@ pub mod group_norm;
 pub mod label_embedding;
 pub mod linear;
 pub mod loss;
+pub mod loss_scale;
 pub mod q_sample;
 pub mod resample;
 pub mod silu;
 pub mod timestep_embedding;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 17] = [
+pub const OPS: [&str; 18] = [
     "adamw",
     "add",
     "attention",
@@ -46,6 +47,7 @@ pub const OPS: [&str; 17] = [
     "label_embedding",
     "linear",
     "loss",
+    "loss_scale",
     "q_sample",
     "resample",
     "silu",

@@ -322,7 +322,7 @@ fn compile_optimizer(
 ) -> Result<(Program, OptimizerTensors)> {
     let graph = Graph::new();
     let mut lower = Lower::new(&graph, &ctx.gpu.caps);
-    let tensors = ops::optimizer_step(&mut lower, layout)?;
+    let tensors = ops::optimizer_step(&mut lower, layout, false)?;
     let plan = Plan::new(&graph, lower, &[tensors.norm], PlanOptions::default())?;
     Ok((Program::compile(ctx, plan, flat, CompileOptions::default())?, tensors))
 }
