@@ -4,18 +4,24 @@
 
 use demist::diffusion::SamplingGraph;
 use demist::gpu::Caps;
-use demist::model::{preset, preset_names};
+use demist::graph::{DType, Graph};
+use demist::model::{UNetInputs, build, build_encoder, encoder_preset, preset, preset_names};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Parameters of the released networks, counted on the reference's own modules.
-const COUNTS: [(&str, usize); 15] = [
+/// Parameters of the released networks, counted on the reference's own modules
+/// (the classifiers': the sum of their lists).
+const COUNTS: [(&str, usize); 19] = [
     ("64x64_diffusion", 295_904_454),
     ("128x128_diffusion", 421_529_606),
     ("256x256_diffusion", 553_838_086),
     ("256x256_diffusion_uncond", 552_814_086),
     ("lsun_bedroom_cat_horse", 552_814_086),
     ("512x512_diffusion", 558_997_638),
+    ("64x64_classifier", 65_438_568),
+    ("128x128_classifier", 42_568_040),
+    ("256x256_classifier", 54_096_360),
+    ("512x512_classifier", 54_448_360),
     ("64_256_upsampler", 311_795_910),
     ("128_512_upsampler", 308_835_270),
     ("iddpm_imagenet64_uncond_100M", 121_063_942),
@@ -45,14 +51,27 @@ fn listed(name: &str) -> Listed {
     text.lines().filter(|line| !line.is_empty()).map(parse).collect()
 }
 
-fn wiring(name: &str) -> SamplingGraph {
-    let model = preset(name).unwrap_or_else(|| panic!("{name} is listed but unknown"));
-    model.validate().unwrap_or_else(|e| panic!("{name}: {e}"));
-    SamplingGraph::new(&model, 1, false, false).unwrap_or_else(|e| panic!("{name}: {e}"))
+/// The network's graph for one image.
+fn graph(name: &str) -> Graph {
+    let mut g = Graph::new();
+    let t = g.input("t", &[1], DType::F32);
+    let result = if let Some(c) = encoder_preset(name) {
+        let x = g.input("x", &[1, c.image_size, c.image_size, c.in_channels], DType::F32);
+        build_encoder(&c, &mut g, x, t, None)
+    } else {
+        let c = preset(name).unwrap_or_else(|| panic!("{name} is listed but unknown"));
+        let x = g.input("x", &[1, c.image_size, c.image_size, c.in_channels], DType::F32);
+        let y = c.num_classes.map(|_| g.input("y", &[1], DType::U32));
+        let small = |s| g.input("low_res", &[1, s, s, c.in_channels], DType::F32);
+        let low_res = c.small_size.map(small);
+        build(&c, &mut g, UNetInputs { x, t, y, low_res, rng: None })
+    };
+    result.unwrap_or_else(|e| panic!("{name}: {e}"));
+    g
 }
 
 fn built(name: &str) -> Listed {
-    wiring(name).graph.params.iter().map(|p| (p.name.clone(), p.file_shape())).collect()
+    graph(name).params.iter().map(|p| (p.name.clone(), p.file_shape())).collect()
 }
 
 /// The first few differences between what is wanted and what was built.
@@ -92,7 +111,7 @@ fn every_list_has_a_preset() {
         .collect();
     let presets: BTreeSet<String> = preset_names().iter().map(|n| n.to_string()).collect();
     assert_eq!(lists, presets);
-    assert!(preset("no such network").is_none());
+    assert!(preset("no such network").is_none() && encoder_preset("no such network").is_none());
 }
 
 #[test]
@@ -100,7 +119,7 @@ fn parameter_counts_are_the_published_ones() {
     let counted: BTreeSet<_> = COUNTS.iter().map(|c| c.0).collect();
     assert_eq!(counted, preset_names().iter().copied().collect());
     for (name, count) in COUNTS {
-        let total: usize = wiring(name).graph.params.iter().map(|p| p.len()).sum();
+        let total: usize = graph(name).params.iter().map(|p| p.len()).sum();
         assert_eq!(total, count, "{name}");
     }
 }
@@ -108,7 +127,9 @@ fn parameter_counts_are_the_published_ones() {
 #[test]
 fn adm_at_256_pixels_plans_below_5_gib_within_default_limits() {
     // No device is opened: the limits are those that every WebGPU device has.
-    let plan = wiring("256x256_diffusion").plan(&Caps::default()).unwrap();
+    let model = preset("256x256_diffusion").unwrap();
+    let wiring = SamplingGraph::new(&model, 1, false, false).unwrap();
+    let plan = wiring.plan(&Caps::default()).unwrap();
     let report = plan.report();
     let total = report.slots + report.pinned + report.params;
     assert!(total < 5 << 30, "{report:?}");

@@ -149,30 +149,58 @@ fn sums_over_more_pixels_than_a_loop_may_turn() {
     check_conv(s, true, false);
 }
 
+/// A linear layer against its twin.
+fn linear_case(
+    [n, cin, cout]: [usize; 3],
+    build: impl Fn(&mut Graph, TensorId) -> demist::Result<TensorId> + 'static,
+) -> Case<'static> {
+    let s = LinearShape { n, cin, cout };
+    Case {
+        name: format!("linear {n} {cin}->{cout}"),
+        inputs: vec![vec![n, cin]],
+        integers: vec![],
+        build: Box::new(move |g, x, _| build(g, x[0])),
+        twin: Box::new(move |a| {
+            let (weight, bias) = (&a.params[0], &a.params[1]);
+            Twin {
+                y: reference::linear::forward(&s, &a.inputs[0], weight, Some(bias)),
+                input_grads: vec![reference::linear::backward_x(&s, a.dy, weight)],
+                param_grads: vec![
+                    reference::linear::backward_weight(&s, &a.inputs[0], a.dy),
+                    reference::linear::backward_bias(&s, a.dy),
+                ],
+            }
+        }),
+        tolerance: 1e-5,
+        differentiable: true,
+    }
+}
+
 #[test]
 fn linear_layers() {
     for (n, cin, cout) in [(1, 1, 1), (3, 33, 7), (16, 32, 128), (2, 128, 256), (5, 12, 20)] {
-        let s = LinearShape { n, cin, cout };
-        Case {
-            name: format!("linear {n} {cin}->{cout}"),
-            inputs: vec![vec![n, cin]],
-            integers: vec![],
-            build: Box::new(move |g, x, _| ops::linear(g, x[0], cout)),
-            twin: Box::new(move |a| {
-                let (weight, bias) = (&a.params[0], &a.params[1]);
-                Twin {
-                    y: reference::linear::forward(&s, &a.inputs[0], weight, Some(bias)),
-                    input_grads: vec![reference::linear::backward_x(&s, a.dy, weight)],
-                    param_grads: vec![
-                        reference::linear::backward_weight(&s, &a.inputs[0], a.dy),
-                        reference::linear::backward_bias(&s, a.dy),
-                    ],
-                }
-            }),
-            tolerance: 1e-5,
-            differentiable: true,
-        }
-        .check();
+        linear_case([n, cin, cout], move |g, x| ops::linear(g, x, cout)).check();
+    }
+}
+
+#[test]
+fn linear_layers_stored_as_convolutions() {
+    for (layout, file_shape) in [
+        (FileLayout::Linear, vec![7, 12]),
+        (FileLayout::Conv1d, vec![7, 12, 1]),
+        (FileLayout::Conv2d, vec![7, 12, 1, 1]),
+    ] {
+        let options = LinearOptions { outputs: 7, layout, zeroed: true };
+        linear_case([3, 12, 7], move |g, x| ops::linear_with(g, x, options)).check();
+        let mut g = Graph::new();
+        let x = g.input("x", &[3, 12], DType::F32);
+        ops::linear_with(&mut g, x, options).unwrap();
+        assert_eq!(g.params[0].file_shape(), file_shape);
+        assert_eq!(g.params.iter().map(|p| p.init).collect::<Vec<_>>(), [Init::Zeros; 2]);
+        // Output 1 of input 2 is row 1 of the file and column 1 of the device.
+        let mut file = vec![0.0; 84];
+        file[12 + 2] = 1.0;
+        assert_eq!(g.params[0].to_device(&file)[2 * 7 + 1], 1.0);
     }
 }
 

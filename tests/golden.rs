@@ -3,12 +3,18 @@
 //! variable DEMIST_GOLDEN names, each checked as its kind says.
 
 mod common;
+#[path = "golden_kinds/encoder.rs"]
+mod encoder;
 #[path = "golden_kinds/engine.rs"]
 mod engine;
+#[path = "golden_kinds/engine_encoder.rs"]
+mod engine_encoder;
 #[path = "golden_kinds/sample.rs"]
 mod sample;
 #[path = "golden_kinds/schedules.rs"]
 mod schedules;
+#[path = "golden_kinds/sr.rs"]
+mod sr;
 #[path = "golden_kinds/train.rs"]
 mod train;
 #[path = "golden_kinds/unet.rs"]
@@ -22,6 +28,8 @@ use common::golden::{Golden, golden_files};
 fn check(golden: &Golden) -> Result<(f64, String), String> {
     match golden.kind.as_str() {
         "schedules" => schedules::check(golden),
+        "encoder" => encoder::check(golden, engine_encoder::run_encoder),
+        "sr" => sr::check(golden, engine::run_unet),
         "unet" => unet::check(golden, engine::run_unet),
         "train" => train::check(golden, engine::run_train),
         "sample" => sample::check(golden, engine::run_sample),

@@ -102,6 +102,11 @@ fn one_pixel_images() {
 }
 
 #[test]
+fn vectors_are_images_of_one_pixel() {
+    Case { inputs: vec![vec![3, 2048]], ..case([3, 1, 1, 2048], 32, false, true) }.check();
+}
+
+#[test]
 fn a_mean_far_above_the_deviation() {
     for offset in [100.0, -1000.0] {
         let mut case = case([2, 9, 8, 64], 32, true, true);

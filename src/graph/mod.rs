@@ -136,6 +136,11 @@ pub struct Graph {
     /// results in half precision. A convolution of such a result binds its
     /// weight as half, too; ops without parameters give what they are given.
     pub half: bool,
+    /// Bit l set: blocks at resolution level l (0 = full size, the last level
+    /// includes the middle, blocks between levels count to the larger) become
+    /// [checkpoint](Graph::checkpoint) regions, whatever their network's
+    /// options say. For a planner to set before the network is described.
+    pub recompute_levels: u32,
     scope: Vec<String>,
     region: Option<u32>,
     regions: u32,

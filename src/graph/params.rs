@@ -28,6 +28,8 @@ pub enum Init {
     Uniform(f32),
     /// Standard normal.
     Normal,
+    /// Normal with mean 0 and this deviation.
+    NormalTimes(f32),
 }
 
 /// One trainable parameter.

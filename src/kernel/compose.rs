@@ -12,6 +12,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("common.wgsl", include_str!("../../shaders/common.wgsl")),
     ("conv2d_load.wgsl", include_str!("../../shaders/conv2d_load.wgsl")),
     ("group_sum.wgsl", include_str!("../../shaders/group_sum.wgsl")),
+    ("lane_sum.wgsl", include_str!("../../shaders/lane_sum.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
     ("power.wgsl", include_str!("../../shaders/power.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),

@@ -14,6 +14,12 @@ const MAX_RES_BLOCKS: usize = 64;
 const MAX_IMAGE_CHANNELS: usize = 64;
 const MAX_CLASSES: usize = 1 << 20;
 
+/// Positions a side over which an attention pool may attend.
+pub(super) const MAX_POOL_SIZE: usize = 128;
+
+/// Width between the two linear layers of the spatial pools.
+pub(super) const SPATIAL_WIDTH: usize = 2048;
+
 /// How a classifier makes one vector of its last feature map, with the names
 /// of the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,15 +173,193 @@ fn one() -> usize {
 impl UNetConfig {
     /// Channels at a level: the multiple of the base width, truncated.
     pub fn channels(&self, level: usize) -> usize {
-        (self.channel_mult[level] * self.model_channels as f64) as usize
+        self.trunk().channels(level)
     }
 
     /// Width of the timestep embedding after its two linear layers.
     pub fn embedding(&self) -> usize {
-        self.model_channels * 4
+        self.trunk().embedding()
     }
 
     /// Heads of an attention block over `channels`.
+    pub fn heads(&self, channels: usize, decoder: bool) -> usize {
+        self.trunk().heads(channels, decoder)
+    }
+
+    /// Rows of the class embedding: one more than classes if the last one
+    /// stands for "no class".
+    pub fn label_rows(&self) -> Option<usize> {
+        self.num_classes.map(|classes| classes + usize::from(self.null_class))
+    }
+
+    /// An upper estimate of the arithmetic of one image forward, in floating-point
+    /// operations: what a batch may not multiply beyond any device.
+    pub fn work(&self) -> f64 {
+        self.trunk().work(true)
+    }
+
+    /// Checks that the options describe a network.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option and what it must be.
+    pub fn validate(&self) -> Result<()> {
+        let trunk = self.trunk();
+        trunk.validate(true)?;
+        check_count("out_channels", self.out_channels, MAX_IMAGE_CHANNELS)?;
+        if let Some(classes) = self.num_classes {
+            check_count("num_classes", classes, MAX_CLASSES)?;
+        }
+        if self.null_class && self.num_classes.is_none() {
+            return fail("null_class is one more row of the class embedding: give num_classes");
+        }
+        match self.small_size {
+            Some(small) if small == 0 || small > self.image_size => {
+                fail(format!("small_size {small} is not in 1 to image_size {}", self.image_size))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn trunk(&self) -> Trunk<'_> {
+        Trunk {
+            image_size: self.image_size,
+            in_channels: self.in_channels,
+            model_channels: self.model_channels,
+            num_res_blocks: self.num_res_blocks,
+            attention_resolutions: &self.attention_resolutions,
+            dropout: self.dropout,
+            channel_mult: &self.channel_mult,
+            conv_resample: self.conv_resample,
+            use_checkpoint: self.use_checkpoint,
+            num_heads: self.num_heads,
+            num_head_channels: self.num_head_channels,
+            num_heads_upsample: self.num_heads_upsample,
+            use_scale_shift_norm: self.use_scale_shift_norm,
+            resblock_updown: self.resblock_updown,
+            use_new_attention_order: self.use_new_attention_order,
+        }
+    }
+}
+
+impl EncoderConfig {
+    /// An upper estimate of the arithmetic of one image forward, as
+    /// [`UNetConfig::work`].
+    pub fn work(&self) -> f64 {
+        let trunk = self.trunk();
+        let last = trunk.levels().checked_sub(1).map_or(0, |level| trunk.channels(level)) as f64;
+        let classes = self.out_channels as f64;
+        let pixels = (trunk.last_size() * trunk.last_size()) as f64;
+        let head = match self.pool {
+            Pool::Adaptive => 2.0 * last * classes,
+            Pool::Attention => {
+                let tokens = pixels + 1.0;
+                tokens * last * (6.0 * last + 4.0 * tokens) + 2.0 * last * classes
+            }
+            Pool::Spatial | Pool::SpatialV2 => {
+                2.0 * SPATIAL_WIDTH as f64 * (self.features() as f64 + classes)
+            }
+        };
+        trunk.work(false) + head
+    }
+
+    /// Checks that the options describe a classifier.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option and what it must be.
+    pub fn validate(&self) -> Result<()> {
+        let trunk = self.trunk();
+        trunk.validate(false)?;
+        check_count("out_channels", self.out_channels, MAX_CLASSES)?;
+        let size = trunk.last_size();
+        if self.pool == Pool::Attention && size > MAX_POOL_SIZE {
+            return fail(format!(
+                "the attention pool would see {size}x{size} positions, at most {MAX_POOL_SIZE}x{MAX_POOL_SIZE} are possible; give more levels"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Width of the vector of channel means that the spatial pools read: of
+    /// every input block and of the middle.
+    pub(super) fn features(&self) -> usize {
+        let trunk = self.trunk();
+        let Some(last) = trunk.levels().checked_sub(1) else { return 0 };
+        let of_level = |level: usize| {
+            // The first level has the stem, the others begin with the
+            // resampling block, which keeps the channels of the level above.
+            let first = trunk.channels(level.saturating_sub(1));
+            first + trunk.num_res_blocks * trunk.channels(level)
+        };
+        (0..=last).map(of_level).sum::<usize>() + trunk.channels(last)
+    }
+
+    pub(super) fn trunk(&self) -> Trunk<'_> {
+        Trunk {
+            image_size: self.image_size,
+            in_channels: self.in_channels,
+            model_channels: self.model_channels,
+            num_res_blocks: self.num_res_blocks,
+            attention_resolutions: &self.attention_resolutions,
+            dropout: self.dropout,
+            channel_mult: &self.channel_mult,
+            conv_resample: self.conv_resample,
+            use_checkpoint: false,
+            num_heads: self.num_heads,
+            num_head_channels: self.num_head_channels,
+            num_heads_upsample: None,
+            use_scale_shift_norm: self.use_scale_shift_norm,
+            resblock_updown: self.resblock_updown,
+            use_new_attention_order: self.use_new_attention_order,
+        }
+    }
+}
+
+/// The options that describe blocks, shared by both networks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trunk<'a> {
+    pub image_size: usize,
+    pub in_channels: usize,
+    pub model_channels: usize,
+    pub num_res_blocks: usize,
+    pub attention_resolutions: &'a [usize],
+    pub dropout: f32,
+    pub channel_mult: &'a [f64],
+    pub conv_resample: bool,
+    pub use_checkpoint: bool,
+    pub num_heads: usize,
+    pub num_head_channels: Option<usize>,
+    pub num_heads_upsample: Option<usize>,
+    pub use_scale_shift_norm: bool,
+    pub resblock_updown: bool,
+    pub use_new_attention_order: bool,
+}
+
+fn fail<T>(detail: impl std::fmt::Display) -> Result<T> {
+    Err(Error::Config(format!("model: {detail}")))
+}
+
+/// A count between 1 and `most`.
+fn check_count(name: &str, value: usize, most: usize) -> Result<()> {
+    match value {
+        0 => fail(format!("{name} must be at least 1")),
+        _ if value > most => fail(format!("{name} {value} is above {most}")),
+        _ => Ok(()),
+    }
+}
+
+impl Trunk<'_> {
+    pub fn levels(&self) -> usize {
+        self.channel_mult.len()
+    }
+
+    pub fn channels(&self, level: usize) -> usize {
+        (self.channel_mult[level] * self.model_channels as f64) as usize
+    }
+
+    pub fn embedding(&self) -> usize {
+        self.model_channels * 4
+    }
+
     pub fn heads(&self, channels: usize, decoder: bool) -> usize {
         match (self.num_head_channels, decoder) {
             (Some(d), _) => channels / d.max(1),
@@ -184,31 +368,43 @@ impl UNetConfig {
         }
     }
 
-    /// An upper estimate of the arithmetic of one image forward, in floating-point
-    /// operations: what a batch may not multiply beyond any device.
-    pub fn work(&self) -> f64 {
-        let levels = self.channel_mult.len();
+    /// Whether the residual blocks of a level are followed by attention.
+    pub fn attends(&self, level: usize) -> bool {
+        self.attention_resolutions.contains(&(1 << level))
+    }
+
+    /// Side of the last level's feature maps.
+    pub fn last_size(&self) -> usize {
+        self.image_size >> self.levels().saturating_sub(1)
+    }
+
+    /// Upper estimate of the arithmetic of one image forward.
+    pub fn work(&self, decoder: bool) -> f64 {
+        let levels = self.levels();
+        // Blocks of a level, the resampling one and the middle's included, and
+        // how many times wider a decoder's are for what they concatenate.
+        let (blocks, widening) = if decoder {
+            (2 * self.num_res_blocks + 5, 3.0)
+        } else {
+            (self.num_res_blocks + 3, 2.0)
+        };
         let of_level = |level: usize| {
             let pixels = ((self.image_size >> level) as f64).powi(2);
-            // Decoder blocks also see the channels of the level below.
+            // Blocks may also see the channels of the level below.
             let c = self.channels(level).max(self.channels((level + 1).min(levels - 1))) as f64;
-            // Two 3x3 convolutions, one of them over a concatenation, and the skip.
-            let mut block = 2.0 * pixels * c * c * (9.0 * 3.0 + 2.0);
-            if self.attention_resolutions.contains(&(1 << level)) || level + 1 == levels {
+            // Two 3x3 convolutions and the skip.
+            let mut block = 2.0 * pixels * c * c * (9.0 * widening + 2.0);
+            if self.attends(level) || level + 1 == levels {
                 block += 4.0 * pixels * c * (pixels + 2.0 * c);
             }
-            block * (2 * self.num_res_blocks + 5) as f64
+            block * blocks as f64
         };
         (0..levels).map(of_level).sum()
     }
 
-    /// Checks that the options describe a network.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the option and what it must be.
-    pub fn validate(&self) -> Result<()> {
-        let fail = |detail: String| Err(Error::Config(format!("model: {detail}")));
-        let levels = self.channel_mult.len();
+    /// Checks everything but outputs and classes.
+    pub fn validate(&self, decoder: bool) -> Result<()> {
+        let levels = self.levels();
         if levels == 0 || levels > 16 {
             return fail(format!("channel_mult has {levels} levels, 1 to 16 are possible"));
         }
@@ -223,53 +419,38 @@ impl UNetConfig {
                 levels - 1
             ));
         }
-        if self.num_res_blocks == 0 || self.in_channels == 0 || self.out_channels == 0 {
-            return fail("num_res_blocks, in_channels and out_channels must be at least 1".into());
-        }
-        for (name, value, most) in [
-            ("num_res_blocks", self.num_res_blocks, MAX_RES_BLOCKS),
-            ("in_channels", self.in_channels, MAX_IMAGE_CHANNELS),
-            ("out_channels", self.out_channels, MAX_IMAGE_CHANNELS),
-            ("model_channels", self.model_channels, MAX_CHANNELS),
-            ("num_classes", self.num_classes.unwrap_or(1), MAX_CLASSES),
-        ] {
-            if value > most {
-                return fail(format!("{name} {value} is above {most}"));
-            }
-        }
-        if self.num_classes == Some(0) {
-            return fail("num_classes must be at least 1".into());
-        }
+        check_count("num_res_blocks", self.num_res_blocks, MAX_RES_BLOCKS)?;
+        check_count("in_channels", self.in_channels, MAX_IMAGE_CHANNELS)?;
+        check_count("model_channels", self.model_channels, MAX_CHANNELS)?;
         if self.num_head_channels == Some(0) {
-            return fail("num_head_channels must be at least 1".into());
+            return fail("num_head_channels must be at least 1");
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return fail(format!("dropout {} is not in [0, 1)", self.dropout));
         }
-        for level in 0..levels {
-            let channels = self.channels(level);
-            if channels > MAX_CHANNELS {
-                return fail(format!(
-                    "level {level} has {channels} channels, above {MAX_CHANNELS}"
-                ));
+        (0..levels).try_for_each(|level| self.validate_level(level, decoder))
+    }
+
+    fn validate_level(&self, level: usize, decoder: bool) -> Result<()> {
+        let channels = self.channels(level);
+        if channels > MAX_CHANNELS {
+            return fail(format!("level {level} has {channels} channels, above {MAX_CHANNELS}"));
+        }
+        if channels == 0 || !channels.is_multiple_of(GROUPS) {
+            return fail(format!(
+                "level {level} has {channels} channels; group norm needs a multiple of {GROUPS}"
+            ));
+        }
+        if !self.attends(level) && level + 1 < self.levels() {
+            return Ok(());
+        }
+        for decoder in [false, decoder] {
+            let heads = self.heads(channels, decoder);
+            if heads == 0 || !channels.is_multiple_of(heads) {
+                return fail(format!("{channels} channels do not divide into {heads} heads"));
             }
-            if channels == 0 || !channels.is_multiple_of(GROUPS) {
-                return fail(format!(
-                    "level {level} has {channels} channels; group norm needs a multiple of {GROUPS}"
-                ));
-            }
-            for decoder in [false, true] {
-                let heads = self.heads(channels, decoder);
-                let attends =
-                    self.attention_resolutions.contains(&(1 << level)) || level + 1 == levels;
-                if attends && (heads == 0 || !channels.is_multiple_of(heads)) {
-                    return fail(format!("{channels} channels do not divide into {heads} heads"));
-                }
-                if attends && self.num_head_channels.is_some_and(|d| !channels.is_multiple_of(d)) {
-                    return fail(format!(
-                        "{channels} channels are no multiple of num_head_channels"
-                    ));
-                }
+            if self.num_head_channels.is_some_and(|d| !channels.is_multiple_of(d)) {
+                return fail(format!("{channels} channels are no multiple of num_head_channels"));
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Configurations of published networks, by the names of their files.
 
-use super::UNetConfig;
+use super::config::{EncoderConfig, MAX_POOL_SIZE, Pool, UNetConfig};
 
 /// What most of ADM's networks share: AdaGN, residual resampling, learned
 /// variance, 64 channels a head.
@@ -59,16 +59,22 @@ fn ddpm(image_size: usize, channel_mult: &[f64], dropout: f32) -> UNetConfig {
 }
 
 const MULT_256: [f64; 6] = [1.0, 1.0, 2.0, 2.0, 4.0, 4.0];
+const MULT_512: [f64; 7] = [0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0];
+const MULT_128: [f64; 5] = [1.0, 1.0, 2.0, 3.0, 4.0];
 const MULT_64: [f64; 4] = [1.0, 2.0, 3.0, 4.0];
 const MULT_CIFAR: [f64; 4] = [1.0, 2.0, 2.0, 2.0];
 const IMAGENET: Option<usize> = Some(1000);
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 19] = [
     "64x64_diffusion",
     "128x128_diffusion",
     "256x256_diffusion",
     "256x256_diffusion_uncond",
     "512x512_diffusion",
+    "64x64_classifier",
+    "128x128_classifier",
+    "256x256_classifier",
+    "512x512_classifier",
     "64_256_upsampler",
     "128_512_upsampler",
     "lsun_bedroom_cat_horse",
@@ -81,17 +87,37 @@ const NAMES: [&str; 15] = [
     "ddpm_lsun256_114M",
 ];
 
-/// Names that [`preset`] knows.
+/// ADM's classifiers: the encoder of a narrow network of the same size, and
+/// an attention pool over 8x8 positions.
+fn classifier(image_size: usize, channel_mult: &[f64]) -> EncoderConfig {
+    EncoderConfig {
+        image_size,
+        in_channels: 3,
+        model_channels: 128,
+        out_channels: 1000,
+        num_res_blocks: 2,
+        attention_resolutions: [32, 16, 8].map(|size| image_size / size).to_vec(),
+        dropout: 0.0,
+        channel_mult: channel_mult.to_vec(),
+        conv_resample: true,
+        num_heads: 1,
+        num_head_channels: Some(64),
+        use_scale_shift_norm: true,
+        resblock_updown: true,
+        use_new_attention_order: false,
+        pool: Pool::Attention,
+    }
+}
+
+/// Names that [`preset`] or [`encoder_preset`] know.
 pub fn preset_names() -> &'static [&'static str] {
     &NAMES
 }
 
-/// The network called `name`: guided-diffusion's released checkpoints (its
+/// The diffusion network called `name`: guided-diffusion's released checkpoints (its
 /// README's flags), Improved DDPM's and DDPM's.
 pub fn preset(name: &str) -> Option<UNetConfig> {
     let attention = [32, 16, 8];
-    let mult_128 = [1.0, 1.0, 2.0, 3.0, 4.0];
-    let mult_512 = [0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0];
     let config = match name {
         "64x64_diffusion" => UNetConfig {
             num_res_blocks: 3,
@@ -103,14 +129,14 @@ pub fn preset(name: &str) -> Option<UNetConfig> {
         "128x128_diffusion" => UNetConfig {
             num_head_channels: None,
             num_classes: IMAGENET,
-            ..adm(128, 256, &mult_128, &attention)
+            ..adm(128, 256, &MULT_128, &attention)
         },
         "256x256_diffusion" => {
             UNetConfig { num_classes: IMAGENET, ..adm(256, 256, &MULT_256, &attention) }
         }
         "256x256_diffusion_uncond" => adm(256, 256, &MULT_256, &attention),
         "512x512_diffusion" => {
-            UNetConfig { num_classes: IMAGENET, ..adm(512, 256, &mult_512, &attention) }
+            UNetConfig { num_classes: IMAGENET, ..adm(512, 256, &MULT_512, &attention) }
         }
         "64_256_upsampler" => UNetConfig {
             small_size: Some(64),
@@ -150,25 +176,67 @@ pub fn preset(name: &str) -> Option<UNetConfig> {
     Some(config)
 }
 
+/// The classifier called `name`, of guided-diffusion's released checkpoints.
+pub fn encoder_preset(name: &str) -> Option<EncoderConfig> {
+    let config = match name {
+        "64x64_classifier" => EncoderConfig { num_res_blocks: 4, ..classifier(64, &MULT_64) },
+        "128x128_classifier" => classifier(128, &MULT_128),
+        "256x256_classifier" => classifier(256, &MULT_256),
+        "512x512_classifier" => classifier(512, &MULT_512),
+        _ => return None,
+    };
+    Some(config)
+}
+
 /// A network that suits images of `image_size` pixels: the reference's
 /// multipliers for its sizes, and small ones below 64.
 pub fn default_model(image_size: usize) -> UNetConfig {
+    let shape = default_shape(image_size);
+    UNetConfig {
+        num_res_blocks: if image_size <= 20 { 1 } else { 2 },
+        attention_resolutions: shape.attention.to_vec(),
+        num_head_channels: Some(32),
+        out_channels: 3,
+        ..adm(image_size, shape.width, shape.channel_mult, &[])
+    }
+}
+
+/// A classifier that suits images of `image_size` pixels and `channels`
+/// channels, of `classes` classes: half as wide as [`default_model`] where
+/// that is wide. Sizes that cannot be halved to few positions get the pool
+/// without attention.
+pub fn default_encoder(image_size: usize, channels: usize, classes: usize) -> EncoderConfig {
+    let shape = default_shape(image_size);
+    let positions = image_size >> (shape.channel_mult.len() - 1);
+    EncoderConfig {
+        pool: if positions <= MAX_POOL_SIZE { Pool::Attention } else { Pool::Adaptive },
+        in_channels: channels,
+        model_channels: (shape.width / 2).max(32),
+        out_channels: classes,
+        num_res_blocks: if image_size <= 20 { 1 } else { 2 },
+        attention_resolutions: shape.attention.to_vec(),
+        num_head_channels: Some(32),
+        ..classifier(image_size, shape.channel_mult)
+    }
+}
+
+struct Shape {
+    width: usize,
+    channel_mult: &'static [f64],
+    attention: &'static [usize],
+}
+
+fn default_shape(image_size: usize) -> Shape {
     let (width, wanted, attention): (usize, &[f64], &[usize]) = match image_size {
         0..=20 => (32, &[1.0, 2.0, 2.0], &[2]),
         21..=48 => (64, &MULT_CIFAR, &[2, 4]),
         49..=96 => (128, &MULT_64, &[2, 4, 8]),
-        97..=192 => (128, &[1.0, 1.0, 2.0, 3.0, 4.0], &[4, 8, 16]),
+        97..=192 => (128, &MULT_128, &[4, 8, 16]),
         193..=384 => (128, &MULT_256, &[8, 16, 32]),
-        _ => (128, &[0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0], &[16, 32, 64]),
+        _ => (128, &MULT_512, &[16, 32, 64]),
     };
     // As many levels as the size can be halved, keeping the innermost pixels.
     let halvings = image_size.trailing_zeros() as usize;
     let levels = wanted.len().min(halvings + 1);
-    UNetConfig {
-        num_res_blocks: if image_size <= 20 { 1 } else { 2 },
-        attention_resolutions: attention.to_vec(),
-        num_head_channels: Some(32),
-        out_channels: 3,
-        ..adm(image_size, width, &wanted[..levels], &[])
-    }
+    Shape { width, channel_mult: &wanted[..levels], attention }
 }

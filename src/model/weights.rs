@@ -17,6 +17,10 @@ fn initial(p: &ParamInfo, seed: u64, index: u32) -> Vec<f32> {
         Init::Zeros => {}
         Init::Ones => values.fill(1.0),
         Init::Normal => rng::fill_normal(&mut values, seed, 0, rng::STREAM_INIT, index),
+        Init::NormalTimes(deviation) => {
+            rng::fill_normal(&mut values, seed, 0, rng::STREAM_INIT, index);
+            values.iter_mut().for_each(|v| *v *= deviation);
+        }
         Init::Uniform(bound) => {
             rng::fill_uniform(&mut values, seed, 0, rng::STREAM_INIT, index);
             values.iter_mut().for_each(|v| *v = (2.0 * *v - 1.0) * bound);

@@ -218,7 +218,7 @@ struct GroupNormOp {
     has_emb: bool,
 }
 
-/// Normalises `x` [n, h, w, c] with new parameters `weight` and `bias` `[c]` of
+/// Normalises `x` [n, h, w, c] or [n, c] with new parameters `weight` and `bias` `[c]` of
 /// the current scope. `emb` [n, 2c] modulates the result: its first half is
 /// the scale (1 is added to it), its second the shift. x may be of either
 /// precision; the result is half under [`Graph::half`].
@@ -233,7 +233,11 @@ pub fn group_norm(
     options: GroupNorm,
     emb: Option<TensorId>,
 ) -> Result<TensorId> {
-    let [n, h, w, c] = g.dims("group_norm", x)?;
+    let shape = g.shape(x).to_vec();
+    let [n, h, w, c] = match shape[..] {
+        [n, c] => [n, 1, 1, c],
+        _ => g.dims("group_norm", x)?,
+    };
     let fail = |detail| Err(Error::shape("group_norm", detail));
     if n * h * w * c == 0 {
         return fail(format!("x {:?} is empty", g.shape(x)));
@@ -260,7 +264,7 @@ pub fn group_norm(
     inputs.extend(emb);
     let op = GroupNormOp { options, n, hw: h * w, c, has_emb: emb.is_some() };
     let dtype = g.result_dtype("group_norm", c)?;
-    Ok(g.push_as(op, &inputs, &[&[n, h, w, c], &[n, 4, c]], dtype)[0])
+    Ok(g.push_as(op, &inputs, &[&shape, &[n, 4, c]], dtype)[0])
 }
 
 /// Channels that workgroups of the reductions cover, and splits of the pixels.

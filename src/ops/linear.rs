@@ -12,17 +12,40 @@ struct Linear {
     geometry: Geometry,
 }
 
+/// Options of [`linear_with`].
+#[derive(Debug, Clone, Copy)]
+pub struct LinearOptions {
+    /// Width of the result.
+    pub outputs: usize,
+    /// How files hold the weight: a convolution over one pixel is stored as
+    /// one.
+    pub layout: FileLayout,
+    /// Weight and bias start at zero.
+    pub zeroed: bool,
+}
+
 /// Maps `x` [n, inputs] to [n, outputs] with new parameters `weight` and
 /// `bias` of the current scope, initialised as PyTorch does.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if x is not of rank 2.
 pub fn linear(g: &mut Graph, x: TensorId, outputs: usize) -> Result<TensorId> {
+    linear_with(g, x, LinearOptions { outputs, layout: FileLayout::Linear, zeroed: false })
+}
+
+/// [`linear`] with another layout in files or initial value.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if x is not of rank 2.
+pub fn linear_with(g: &mut Graph, x: TensorId, options: LinearOptions) -> Result<TensorId> {
+    let LinearOptions { outputs, layout, zeroed } = options;
     let [n, inputs] = g.dims("linear", x)?;
-    let init = Init::Uniform(1.0 / (inputs as f32).sqrt());
-    let shape = vec![inputs, outputs];
-    let weight =
-        g.param(ParamInfo { name: "weight".into(), shape, layout: FileLayout::Linear, init });
+    let init = if zeroed { Init::Zeros } else { Init::Uniform(1.0 / (inputs as f32).sqrt()) };
+    let shape = match layout {
+        FileLayout::Conv2d | FileLayout::Conv1d => vec![1, 1, inputs, outputs],
+        FileLayout::Linear | FileLayout::Plain => vec![inputs, outputs],
+    };
+    let weight = g.param(ParamInfo { name: "weight".into(), shape, layout, init });
     let bias = g.param(ParamInfo {
         name: "bias".into(),
         shape: vec![outputs],

@@ -27,13 +27,17 @@ pub mod label_embedding;
 pub mod linear;
 pub mod loss;
 pub mod loss_scale;
+pub mod mean_pool;
+pub mod pool_tokens;
 pub mod q_sample;
+pub mod relu;
 pub mod resample;
+pub mod resize;
 pub mod silu;
 pub mod timestep_embedding;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 18] = [
+pub const OPS: [&str; 22] = [
     "adamw",
     "add",
     "attention",
@@ -48,8 +52,12 @@ pub const OPS: [&str; 18] = [
     "linear",
     "loss",
     "loss_scale",
+    "mean_pool",
+    "pool_tokens",
     "q_sample",
+    "relu",
     "resample",
+    "resize",
     "silu",
     "timestep_embedding",
 ];

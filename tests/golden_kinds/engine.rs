@@ -17,9 +17,11 @@ use serde_json::Value;
 use crate::common::{self, nchw_to_nhwc, nhwc_to_nchw};
 use crate::{sample, train, unet};
 
-type Outputs = Result<BTreeMap<String, Vec<f32>>, String>;
+/// Results by the file's names.
+pub type Outputs = Result<BTreeMap<String, Vec<f32>>, String>;
 
-fn context() -> Context<'static> {
+/// The device of the whole test.
+pub fn context() -> Context<'static> {
     static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
     let (gpu, pipelines) = DEVICE.get_or_init(|| {
         let gpu = Gpu::open(std::env::var("DEMIST_DEVICE").ok().as_deref()).expect("a GPU adapter");
@@ -28,7 +30,8 @@ fn context() -> Context<'static> {
     Context { gpu, pipelines }
 }
 
-fn text(e: demist::Error) -> String {
+/// An error as the checks report it.
+pub fn text(e: demist::Error) -> String {
     e.to_string()
 }
 
@@ -61,11 +64,13 @@ fn diffusion_config(flags: &Value) -> Result<DiffusionConfig, String> {
     Ok(config)
 }
 
-fn weights(params: &[ParamInfo], salt: &str) -> Vec<Vec<f32>> {
+/// The hash's parameters in device layout.
+pub fn weights(params: &[ParamInfo], salt: &str) -> Vec<Vec<f32>> {
     params.iter().map(|p| p.to_device(&common::weight(salt, &p.name, &p.file_shape()))).collect()
 }
 
-fn nhwc([n, c, h, w]: [usize; 4], values: &[f32]) -> Vec<f32> {
+/// To the device's layout.
+pub fn nhwc([n, c, h, w]: [usize; 4], values: &[f32]) -> Vec<f32> {
     nchw_to_nhwc(values, [n, c, h, w])
 }
 
@@ -78,8 +83,8 @@ pub fn run_unet(case: &unet::Case) -> Outputs {
     let x = g.input("x", &[n, h, w, c], DType::F32);
     let t = g.input("t", &[n], DType::F32);
     let y = config.num_classes.map(|_| g.input("y", &[n], DType::U32));
-    let out =
-        build(&config, &mut g, UNetInputs { x, t, y, low_res: None, rng: None }).map_err(text)?;
+    let low_res = config.small_size.map(|s| g.input("low_res", &[n, s, s, c], DType::F32));
+    let out = build(&config, &mut g, UNetInputs { x, t, y, low_res, rng: None }).map_err(text)?;
     let mut names: Vec<String> = vec!["out.y".into()];
     let mut keep = vec![out];
     for (name, id) in &g.taps {
@@ -99,6 +104,9 @@ pub fn run_unet(case: &unet::Case) -> Outputs {
     if let (Some(id), Some(labels)) = (y, &case.y) {
         let labels: Vec<u32> = labels.iter().map(|l| *l as u32).collect();
         program.write(ctx.gpu, id, &labels).map_err(text)?;
+    }
+    if let (Some(id), Some((side, small))) = (low_res, &case.low_res) {
+        program.write(ctx.gpu, id, &nhwc([n, c, *side, *side], small)).map_err(text)?;
     }
     program.run(ctx.gpu).map_err(text)?;
     let values = program.read(ctx.gpu, &keep).map_err(text)?;

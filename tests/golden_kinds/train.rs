@@ -75,13 +75,8 @@ pub fn check(
                 checker.close_norm(name, values, NORM_TOLERANCE)?;
             }
             g if cancels => {
-                let norm = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
                 let step: usize = g[1..].parse().map_err(|e| format!("{name}: {e}"))?;
-                // In units of the floor: up to 1 is zero.
-                let in_floors = norm / noise[step];
-                let error = if in_floors <= 1.0 { 0.0 } else { in_floors };
-                checker.record(name, error, 0.0);
-                checker.record(&format!("{name}#norm"), error, 0.0);
+                check_noise(&mut checker, name, values, noise[step]);
             }
             "g0" => checker.close_strided(name, values, PARAM_LIMIT, TOLERANCE)?,
             _ => {
@@ -94,18 +89,29 @@ pub fn check(
     checker.finish()
 }
 
-/// Norm of the whole gradient of each step, times [`NOISE_SHARE`].
+/// Checks that `values`, which the file has as rounding noise, are no more.
+pub fn check_noise(checker: &mut Checker, name: &str, values: &[f32], floor: f64) {
+    let norm = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    // In units of the floor: up to 1 is zero.
+    let in_floors = norm / floor;
+    let error = if in_floors <= 1.0 { 0.0 } else { in_floors };
+    checker.record(name, error, 0.0);
+    checker.record(&format!("{name}#norm"), error, 0.0);
+}
+
+/// Norm of the whole gradient whose tensors begin with `prefix`, times
+/// [`NOISE_SHARE`].
+pub fn noise_floor(golden: &Golden, prefix: &str) -> Result<f64, String> {
+    let mut squares = 0.0;
+    for name in golden.tensors.keys().filter(|n| n.starts_with(prefix) && n.ends_with("#norm")) {
+        squares += golden.f64s(name)?[0].powi(2);
+    }
+    Ok(NOISE_SHARE * f64::sqrt(squares))
+}
+
+/// The floor of each step.
 fn noise_floors(golden: &Golden, steps: usize) -> Result<Vec<f64>, String> {
-    let floor = |step| {
-        let prefix = format!("g{step}.");
-        let mut squares = 0.0;
-        for name in golden.tensors.keys().filter(|n| n.starts_with(&prefix) && n.ends_with("#norm"))
-        {
-            squares += golden.f64s(name)?[0].powi(2);
-        }
-        Ok(NOISE_SHARE * f64::sqrt(squares))
-    };
-    (0..steps).map(floor).collect()
+    (0..steps).map(|step| noise_floor(golden, &format!("g{step}."))).collect()
 }
 
 /// Whether parameter `key`'s gradient is noise in every step.

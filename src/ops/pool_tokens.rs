@@ -1,0 +1,206 @@
+//! The two ends of an attention pool (guided-diffusion's `AttentionPool2d`,
+//! after Radford et al. 2021, CLIP): the mean of a feature map becomes a token
+//! before those of its positions, all get a learned embedding, and after the
+//! attention only that token is read.
+//!
+//! ```text
+//! pool_tokens:  y[n, 0, c] = mean over i of x[n, i, c] + positional[0, c]
+//!               y[n, 1 + i, c] = x[n, i, c] + positional[1 + i, c]
+//! first_token:  y[n, c] = x[n, 0, c]
+//! ```
+//!
+//! Backward keeps nothing: dx[n, i] = dy[n, 1 + i] + dy[n, 0] / positions, and
+//! dpositional is dy summed over the images; first_token's dx is dy at token 0
+//! and zero elsewhere.
+
+use super::mean_pool::{LANES, WINDOW};
+use super::pixels::Blocks;
+use super::{LOOP_TURNS, groups, sum_rows};
+use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
+use crate::kernel::{Kernel, accumulate, read, write};
+use crate::{Error, Result, params};
+
+params! {
+    struct Params { n: u32, positions: u32, c: u32, windows: u32 }
+}
+
+params! {
+    struct BackwardParams {
+        n: u32, positions: u32, c: u32, quads: u32, pixels: u32, blocks: u32,
+    }
+}
+
+params! {
+    struct FirstParams { n: u32, tokens: u32, c: u32, quads: u32 }
+}
+
+static FORWARD: Kernel = Kernel {
+    name: "pool_tokens",
+    source: include_str!("../../shaders/pool_tokens.wgsl"),
+    bindings: &[read("x"), read("positional"), write("y")],
+    params: Params::FIELDS,
+    defines: &["VEC"],
+};
+
+static BACKWARD: Kernel = Kernel {
+    name: "pool_tokens_backward",
+    source: include_str!("../../shaders/pool_tokens_backward.wgsl"),
+    bindings: &[read("dy"), accumulate("dx")],
+    params: BackwardParams::FIELDS,
+    defines: &["VEC", "ACC"],
+};
+
+static FIRST: Kernel = Kernel {
+    name: "first_token",
+    source: include_str!("../../shaders/first_token.wgsl"),
+    bindings: &[read("x"), accumulate("y")],
+    params: FirstParams::FIELDS,
+    defines: &["VEC", "BACKWARD", "ACC"],
+};
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let first = [0, 1].map(|v| [vec![v, 0, 0], vec![v, 1, 0], vec![v, 1, 1]]);
+    vec![
+        (&FORWARD, vec![vec![0], vec![1]]),
+        (&BACKWARD, (0..4).map(|bits| vec![bits & 1, bits >> 1]).collect()),
+        (&FIRST, first.concat()),
+    ]
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PoolTokens {
+    n: usize,
+    positions: usize,
+    c: usize,
+}
+
+/// Tokens of `x` [n, h, w, c] and their mean, [n, 1 + h w, 1, c], plus a new
+/// parameter `positional_embedding` [1 + h w, c] of the current scope. Files
+/// hold it as [c, 1 + h w], which is how they hold a linear layer.
+///
+/// # Errors
+/// [`Error::Shape`] if x is not of rank 4, is empty, or has more than 262,144
+/// positions.
+pub fn pool_tokens(g: &mut Graph, x: TensorId) -> Result<TensorId> {
+    let [n, h, w, c] = g.dims("pool_tokens", x)?;
+    let positions = h * w;
+    if n * positions * c == 0 || positions > LANES * LOOP_TURNS as usize {
+        let detail = format!("{:?} is empty or has too many positions", g.shape(x));
+        return Err(Error::shape("pool_tokens", detail));
+    }
+    let positional = g.param(ParamInfo {
+        name: "positional_embedding".into(),
+        shape: vec![1 + positions, c],
+        layout: FileLayout::Linear,
+        init: Init::NormalTimes(1.0 / (c as f32).sqrt()),
+    });
+    let op = PoolTokens { n, positions, c };
+    Ok(g.push(op, &[x, positional], &[&[n, 1 + positions, 1, c]])[0])
+}
+
+impl Op for PoolTokens {
+    fn name(&self) -> &'static str {
+        "pool_tokens"
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let PoolTokens { n, positions, c } = *self;
+        let windows = c.div_ceil(WINDOW);
+        let [images, at, channels, w] = [n, positions, c, windows].map(|v| v as u32);
+        let p = Params { n: images, positions: at, c: channels, windows: w };
+        lower.launch(Launch {
+            kernel: &FORWARD,
+            defines: &[c.is_multiple_of(4).into()],
+            params: bytemuck::bytes_of(&p),
+            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(node.outputs[0])],
+            groups: (n * windows) as u64,
+            flops: 2 * (n * positions * c) as u64,
+        })
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let PoolTokens { n, positions, c } = *self;
+        if let Some(dpositional) = lower.grad_target(node.inputs[1]) {
+            sum_rows(lower, dy, [1, n, (1 + positions) * c], dpositional)?;
+        }
+        let Some((dx, acc)) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
+        let b = Blocks::new(lower, n, positions, c.div_ceil(4));
+        let p = BackwardParams {
+            n: n as u32,
+            positions: positions as u32,
+            c: c as u32,
+            quads: b.quads as u32,
+            pixels: b.pixels as u32,
+            blocks: b.blocks as u32,
+        };
+        lower.launch(Launch {
+            kernel: &BACKWARD,
+            defines: &[c.is_multiple_of(4).into(), acc.into()],
+            params: bytemuck::bytes_of(&p),
+            bindings: &[Some(dy), Some(dx)],
+            groups: groups(b.invocations as u64),
+            flops: 2 * (n * positions * c) as u64,
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FirstToken {
+    n: usize,
+    tokens: usize,
+    c: usize,
+}
+
+/// The first token of each image of `x` [n, h, w, c], in row order: [n, c].
+///
+/// # Errors
+/// [`Error::Shape`] if x is not of rank 4 or is empty.
+pub fn first_token(g: &mut Graph, x: TensorId) -> Result<TensorId> {
+    let [n, h, w, c] = g.dims("first_token", x)?;
+    if n * h * w * c == 0 {
+        return Err(Error::shape("first_token", format!("{:?} is empty", g.shape(x))));
+    }
+    Ok(g.push(FirstToken { n, tokens: h * w, c }, &[x], &[&[n, c]])[0])
+}
+
+impl FirstToken {
+    fn launch(
+        &self,
+        lower: &mut Lower,
+        x: TensorId,
+        (y, acc): (TensorId, bool),
+        backward: bool,
+    ) -> Result<()> {
+        let quads = self.c.div_ceil(4);
+        let [n, tokens, c] = [self.n, self.tokens, self.c].map(|v| v as u32);
+        let p = FirstParams { n, tokens, c, quads: quads as u32 };
+        let rows = if backward && !acc { self.n * self.tokens } else { self.n };
+        lower.launch(Launch {
+            kernel: &FIRST,
+            defines: &[self.c.is_multiple_of(4).into(), backward.into(), acc.into()],
+            params: bytemuck::bytes_of(&p),
+            bindings: &[Some(x), Some(y)],
+            groups: groups((rows * quads) as u64),
+            flops: 0,
+        })
+    }
+}
+
+impl Op for FirstToken {
+    fn name(&self) -> &'static str {
+        "first_token"
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        self.launch(lower, node.inputs[0], (node.outputs[0], false), false)
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        match lower.grad_target(node.inputs[0]) {
+            Some(dx) => self.launch(lower, dy, dx, true),
+            None => Ok(()),
+        }
+    }
+}
