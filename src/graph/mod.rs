@@ -135,6 +135,9 @@ pub struct Graph {
     /// Whether [`crate::ops::conv2d`] and [`crate::ops::group_norm`] give their
     /// results in half precision. A convolution of such a result binds its
     /// weight as half, too; ops without parameters give what they are given.
+    /// Set before a network is described, it makes the network's torso half (all
+    /// blocks but the head), as the reference's `use_fp16` does; embeddings,
+    /// norms and linear layers keep 32-bit parameters.
     pub half: bool,
     /// Bit l set: blocks at resolution level l (0 = full size, the last level
     /// includes the middle, blocks between levels count to the larger) become
@@ -228,6 +231,14 @@ impl Graph {
         self.scope.push(name.into());
         let out = build(self);
         self.scope.pop();
+        out
+    }
+
+    /// Runs `build` with [`half`](Self::half) off: a network's head.
+    pub fn in_full<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let half = std::mem::take(&mut self.half);
+        let out = build(self);
+        self.half = half;
         out
     }
 
