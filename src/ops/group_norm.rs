@@ -457,11 +457,13 @@ impl Op for GroupNormOp {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
         let sums = self.sums(lower, node, dy)?;
-        // The parameters always want gradients; an x that does not (a network
-        // that begins with a norm) is no case worth a variant.
-        let Some((dweight, acc_params)) = lower.grad_target(weight) else { return Ok(()) };
-        let Some((dbias, _)) = lower.grad_target(bias) else { return Ok(()) };
-        let (dx, acc) = lower.grad_target(x).unwrap_or_else(|| (lower.temp_like("dx", x), false));
+        // What nobody wants (of frozen parameters, of an x with which a network
+        // begins) is no case worth a variant.
+        let mut target =
+            |id, name| lower.grad_target(id).unwrap_or_else(|| (lower.temp_like(name, id), false));
+        let (dweight, acc_params) = target(weight, "dweight");
+        let (dbias, _) = target(bias, "dbias");
+        let (dx, acc) = target(x, "dx");
         let b = self.blocks(lower);
         let apply_groups = groups(b.invocations as u64);
         let p = GradsParams {
