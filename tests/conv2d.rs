@@ -3,7 +3,8 @@
 
 mod harness;
 
-use demist::ops;
+use demist::graph::{DType, FileLayout, Graph, Init, TensorId};
+use demist::ops::{self, LinearOptions};
 use demist::reference;
 use demist::reference::conv2d::Conv2dShape;
 use demist::reference::linear::LinearShape;
@@ -206,7 +207,6 @@ fn linear_layers_stored_as_convolutions() {
 
 #[test]
 fn wrong_shapes_are_errors_that_name_the_op() {
-    use demist::graph::{DType, Graph};
     let mut g = Graph::new();
     let x = g.input("x", &[1, 4, 4, 8], DType::F32);
     let e = g.input("e", &[1, 5], DType::F32);
