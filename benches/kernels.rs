@@ -20,7 +20,7 @@
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use demist::diffusion::DiffusionConfig;
 use demist::gpu::Gpu;
-use demist::graph::{DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId};
+use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
 use demist::model::{ModelConfig, UNetConfig, UNetInputs, build, initialise};
 use demist::ops::{self, AttentionOrder, Conv2d, GroupNorm};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
@@ -120,18 +120,21 @@ fn measure_program(c: &mut Criterion, group: &str, name: &str, program: &Program
     });
 }
 
-/// Compiles one op applied to an input of `shape`, forward or forward and backward.
+/// Compiles one op applied to an input of `shape`, forward or forward and
+/// backward, in 32 bits or in half precision.
 fn compile_op(
     shape: &[usize],
     op: &dyn Fn(&mut Graph, TensorId) -> demist::Result<TensorId>,
     backward: bool,
+    half: bool,
 ) -> demist::Result<Program> {
     let ctx = context();
     let mut g = Graph::new();
-    let x = g.input("x", shape, DType::F32);
+    g.half = half;
+    let x = g.input("x", shape, if half { DType::F16 } else { DType::F32 });
     let y = op(&mut g, x)?;
     let out = g.shape(y).to_vec();
-    let dy = g.input("dy", &out, DType::F32);
+    let dy = g.input("dy", &out, g.dtype(y));
     let mut lower = Lower::new(&g, &ctx.gpu.caps);
     lower.forward()?;
     let mut keep = vec![y];
@@ -140,11 +143,18 @@ fn compile_op(
         keep.extend(lower.grad(x));
     }
     let plan = Plan::new(&g, lower, &keep, PlanOptions::default())?;
-    let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights, FlatKind::Grads])?;
+    let kinds = [FlatKind::Weights, FlatKind::Half, FlatKind::Grads];
+    let flat = FlatBuffers::new(ctx.gpu, &plan.params, &kinds)?;
     flat.write(ctx.gpu, FlatKind::Weights, &g.params, &initialise(&g.params, 0))?;
     let program = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
     for (id, shape) in [(x, shape), (dy, &out)] {
-        program.write(ctx.gpu, id, &values(shape.iter().product()))?;
+        let values = values(shape.iter().product());
+        if half {
+            let halves: Vec<_> = values.into_iter().map(half::f16::from_f32).collect();
+            program.write(ctx.gpu, id, &halves)?;
+        } else {
+            program.write(ctx.gpu, id, &values)?;
+        }
     }
     Ok(program)
 }
@@ -155,8 +165,13 @@ fn bench_op(
     shape: &[usize],
     op: &dyn Fn(&mut Graph, TensorId) -> demist::Result<TensorId>,
 ) {
-    for (name, backward) in [("forward", false), ("forward and backward", true)] {
-        let program = compile_op(shape, op, backward).expect("the workload compiles");
+    for (name, backward, half) in [
+        ("forward", false, false),
+        ("forward and backward", true, false),
+        ("in half, forward", false, true),
+        ("in half, forward and backward", true, true),
+    ] {
+        let program = compile_op(shape, op, backward, half).expect("the workload compiles");
         measure_program(c, group, name, &program);
     }
 }
@@ -206,11 +221,12 @@ fn labels() -> Vec<u32> {
     (0..BATCH as u32).map(|i| i % 5).collect()
 }
 
-fn compile_unet() -> demist::Result<Program> {
+fn compile_unet(half: bool) -> demist::Result<Program> {
     let ctx = context();
     let config = unet(6);
     let shape = [BATCH, config.image_size, config.image_size, config.in_channels];
     let mut g = Graph::new();
+    g.half = half;
     let x = g.input("x", &shape, DType::F32);
     let t = g.input("t", &[BATCH], DType::F32);
     let y = g.input("y", &[BATCH], DType::U32);
@@ -218,8 +234,7 @@ fn compile_unet() -> demist::Result<Program> {
     let mut lower = Lower::new(&g, &ctx.gpu.caps);
     lower.forward()?;
     let plan = Plan::new(&g, lower, &[out], PlanOptions::default())?;
-    let layout = ParamLayout::new(&g.params, ctx.gpu.caps.max_binding);
-    let flat = FlatBuffers::new(ctx.gpu, &layout, &[FlatKind::Weights])?;
+    let flat = FlatBuffers::inference(ctx.gpu, &plan.params)?;
     flat.write(ctx.gpu, FlatKind::Weights, &g.params, &initialise(&g.params, 0))?;
     let program = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
     program.write(ctx.gpu, x, &values(shape.iter().product()))?;
@@ -230,8 +245,10 @@ fn compile_unet() -> demist::Result<Program> {
 
 /// W5: the network forward.
 fn network(c: &mut Criterion) {
-    let program = compile_unet().expect("the workload compiles");
-    measure_program(c, "W5 U-Net 16x16, batch 16", "forward", &program);
+    for (name, half) in [("forward", false), ("in half, forward", true)] {
+        let program = compile_unet(half).expect("the workload compiles");
+        measure_program(c, "W5 U-Net 16x16, batch 16", name, &program);
+    }
 }
 
 /// W6: a training step with everything the host does for it, its optimizer, and

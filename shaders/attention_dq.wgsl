@@ -10,8 +10,8 @@
 // unrolls them: software drivers take long to compile each load and store.
 {% include "common.wgsl" %}
 {% from "attention_head.wgsl" import load_chunk, own_rows, store_chunk %}
+{% from "storage.wgsl" import element, half_functions %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
-{% set T = "vec4<f32>" if VEC else "f32" %}
 
 struct Params {
     tokens: u32, heads: u32, channels: u32,
@@ -19,17 +19,18 @@ struct Params {
     chunks: u32, blocks: u32, tasks: u32, scale: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<{{ T }}>;            // [n, tokens, 3 channels]
-@group(0) @binding(2) var<storage, read> y: array<{{ T }}>;              // [n, tokens, channels]
-@group(0) @binding(3) var<storage, read> dy: array<{{ T }}>;             // [n, tokens, channels]
+@group(0) @binding(1) var<storage, read> qkv: array<{{ element(VEC, HALF) }}>;            // [n, tokens, 3 channels]
+@group(0) @binding(2) var<storage, read> y: array<{{ element(VEC, HALF) }}>;              // [n, tokens, channels]
+@group(0) @binding(3) var<storage, read> dy: array<{{ element(VEC, HALF) }}>;             // [n, tokens, channels]
 @group(0) @binding(4) var<storage, read> lse: array<f32>;                // [n, heads, tokens]
 @group(0) @binding(5) var<storage, read_write> delta: array<f32>;        // [n, heads, tokens]
-@group(0) @binding(6) var<storage, read_write> dqkv: array<{{ T }}>;     // [n, tokens, 3 channels]
+@group(0) @binding(6) var<storage, read_write> dqkv: array<{{ element(VEC, HALF) }}>;     // [n, tokens, 3 channels]
 
-{{ load_chunk("qkv", D, VEC) }}
-{{ load_chunk("y", D, VEC) }}
-{{ load_chunk("dy", D, VEC) }}
-{{ store_chunk("dqkv", D, VEC, ACC) }}
+{{ half_functions(HALF) }}
+{{ load_chunk("qkv", D, VEC, HALF) }}
+{{ load_chunk("y", D, VEC, HALF) }}
+{{ load_chunk("dy", D, VEC, HALF) }}
+{{ store_chunk("dqkv", D, VEC, ACC, HALF) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -1,9 +1,12 @@
 {#- What the three attention kernels share. `d` is the head's channels; a chunk
-   is four of them, from the head whose channels start at `base`. -#}
+   is four of them, from the head whose channels start at `base`. With `half`
+   the tensor holds halves; d is then a multiple of four. -#}
 {# Reads a chunk, zero past the head's end. -#}
-{% macro load_chunk(name, d, vec) %}
+{% macro load_chunk(name, d, vec, half) %}
 fn load_{{ name }}(base: u32, chunk: u32) -> vec4<f32> {
-{% if vec %}
+{% if half %}
+    return unpack4({{ name }}[(base >> 2u) + chunk]);
+{% elif vec %}
     return {{ name }}[(base >> 2u) + chunk];
 {% else %}
     let i = base + 4u * chunk;
@@ -14,9 +17,12 @@ fn load_{{ name }}(base: u32, chunk: u32) -> vec4<f32> {
 }
 {% endmacro %}
 {# Writes a chunk, or adds it to what is there. -#}
-{% macro store_chunk(name, d, vec, acc) %}
+{% macro store_chunk(name, d, vec, acc, half) %}
 fn store(base: u32, chunk: u32, v: vec4<f32>) {
-{% if vec %}
+{% if half %}
+    let i = (base >> 2u) + chunk;
+    {{ name }}[i] = pack4(v{% if acc %} + unpack4({{ name }}[i]){% endif %});
+{% elif vec %}
     let i = (base >> 2u) + chunk;
     {{ name }}[i] = v{% if acc %} + {{ name }}[i]{% endif %};
 {% else %}

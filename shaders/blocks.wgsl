@@ -3,10 +3,13 @@
    are array<vec4<f32>> and blocks never straddle images; otherwise array<f32>,
    loads past `last` repeat it and stores there are dropped. With `wide` the
    tensor has p.wide channels, of which indices count p.c only: the first ones,
-   or under another `alias` those that lie `offset` elements further on. -#}
-{% macro load(name, vec, wide=0, alias="", offset="") %}
+   or under another `alias` those that lie `offset` elements further on. With
+   `half` the tensor holds halves, and images are multiples of four elements. -#}
+{% macro load(name, vec, wide=0, half=0, alias="", offset="") %}
 fn load_{{ alias or name }}(start: u32, last: u32) -> vec4<f32> {
-{% if vec and not wide %}
+{% if half %}
+    return unpack4({{ name }}[start >> 2u]);
+{% elif vec and not wide %}
     return {{ name }}[start >> 2u];
 {% else %}
     let i = min(start + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last));
@@ -19,9 +22,11 @@ fn load_{{ alias or name }}(start: u32, last: u32) -> vec4<f32> {
 {% endif %}
 }
 {% endmacro %}
-{% macro store(name, vec) %}
+{% macro store(name, vec, half=0) %}
 fn store_{{ name }}(start: u32, last: u32, v: vec4<f32>) {
-{% if vec %}
+{% if half %}
+    {{ name }}[start >> 2u] = pack4(v);
+{% elif vec %}
     {{ name }}[start >> 2u] = v;
 {% else %}
     {{ name }}[start] = v.x;

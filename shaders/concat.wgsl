@@ -2,19 +2,24 @@
 // channels of a or of b and copies `pixels` consecutive pixels of it.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     len: u32, ca: u32, cb: u32, quads: u32, quads_a: u32, pixels: u32, blocks: u32,
 }
-{% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> a: array<{{ T }}>;              // [len, ca]
-@group(0) @binding(2) var<storage, read> b: array<{{ T }}>;              // [len, cb]
-@group(0) @binding(3) var<storage, read_write> y: array<{{ T }}>;        // [len, ca + cb]
+@group(0) @binding(1) var<storage, read> a: array<{{ element(VEC, HALF) }}>;              // [len, ca]
+@group(0) @binding(2) var<storage, read> b: array<{{ element(VEC, HALF) }}>;              // [len, cb]
+@group(0) @binding(3) var<storage, read_write> y: array<{{ element(VEC, HALF) }}>;        // [len, ca + cb]
 
-{{ load("a", VEC, "p.ca") }}
-{{ load("b", VEC, "p.cb") }}
-{% if VEC %}
+{{ half_functions(HALF) }}
+{{ load("a", VEC, "p.ca", HALF) }}
+{{ load("b", VEC, "p.cb", HALF) }}
+{% if HALF %}
+fn store_y(base: u32, c: u32, count: u32, v: vec4<f32>) {
+    y[(base + c) >> 2u] = pack4(v);
+}
+{% elif VEC %}
 fn store_y(base: u32, c: u32, count: u32, v: vec4<f32>) {
     y[(base + c) >> 2u] = v;
 }

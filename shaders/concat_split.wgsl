@@ -1,26 +1,27 @@
 // The transpose of concat.wgsl: da[pixel, :] and db[pixel, :] from dy[pixel, :].
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, store %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     len: u32, ca: u32, cb: u32, quads: u32, quads_a: u32, pixels: u32, blocks: u32,
 }
-{% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> dy: array<{{ T }}>;             // [len, ca + cb]
+@group(0) @binding(1) var<storage, read> dy: array<{{ element(VEC, HALF) }}>;             // [len, ca + cb]
 {% if A %}
-@group(0) @binding(2) var<storage, read_write> da: array<{{ T }}>;       // [len, ca]
+@group(0) @binding(2) var<storage, read_write> da: array<{{ element(VEC, HALF) }}>;       // [len, ca]
 {% endif %}
 {% if B %}
-@group(0) @binding(3) var<storage, read_write> db: array<{{ T }}>;       // [len, cb]
+@group(0) @binding(3) var<storage, read_write> db: array<{{ element(VEC, HALF) }}>;       // [len, cb]
 {% endif %}
 
-{{ load("dy", VEC, "(p.ca + p.cb)") }}
+{{ half_functions(HALF) }}
+{{ load("dy", VEC, "(p.ca + p.cb)", HALF) }}
 {% if A %}
-{{ store("da", VEC, ACC, "p.ca") }}
+{{ store("da", VEC, ACC, "p.ca", HALF) }}
 {% endif %}
 {% if B %}
-{{ store("db", VEC, ACC, "p.cb") }}
+{{ store("db", VEC, ACC, "p.cb", HALF) }}
 {% endif %}
 
 @compute @workgroup_size(64)

@@ -3,8 +3,11 @@
 //                + sum over r, s, ci of x[n, oy*stride+r-pad, ox*stride+s-pad, ci] * weight[r, s, ci, co]
 // An invocation owns TM consecutive output pixels and TN output channels in
 // registers and walks the reduction four input channels at a time.
+// HALF_X: x and weight hold halves (VEC is then set), HALF_Y: y and residual do.
 {% include "common.wgsl" %}
 {% from "conv2d_load.wgsl" import load_channels, load_weight %}
+{% from "quad.wgsl" import load %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -14,26 +17,35 @@ struct Params {
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;              // [n, h, w, cin]
-@group(0) @binding(2) var<storage, read> weight: array<{{ T }}>;         // [kernel, kernel, cin, cout]
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;              // [n, h, w, cin]
+@group(0) @binding(2) var<storage, read> weight: array<{{ element(VEC, HALF_X) }}>;         // [kernel, kernel, cin, cout]
 @group(0) @binding(3) var<storage, read> bias: array<{{ T }}>;           // [cout]
 {% if EMB %}
 @group(0) @binding(4) var<storage, read> emb: array<{{ T }}>;            // [n, cout]
 {% endif %}
 {% if RESIDUAL %}
-@group(0) @binding(5) var<storage, read> residual: array<{{ T }}>;       // [n, oh, ow, cout]
+@group(0) @binding(5) var<storage, read> residual: array<{{ element(VEC, HALF_Y) }}>;       // [n, oh, ow, cout]
 {% endif %}
-@group(0) @binding(6) var<storage, read_write> y: array<{{ T }}>;        // [n, oh, ow, cout]
+@group(0) @binding(6) var<storage, read_write> y: array<{{ element(VEC, HALF_Y) }}>;        // [n, oh, ow, cout]
 
-{{ load_channels("x", "cin", VEC) }}
-{{ load_weight(VEC) }}
+{{ half_functions(HALF_X or HALF_Y) }}
+{{ load_channels("x", "cin", VEC, HALF_X) }}
+{{ load_weight(VEC, HALF_X) }}
+{% if HALF_Y %}
+{{ load("bias", VEC, "p.cout") }}
+{% if EMB %}
+{{ load("emb", VEC, "p.cout") }}
+{% endif %}
+{% endif %}
 
 fn store(pixel: u32, co: u32, v: vec4<f32>) {
     let i = pixel * p.cout + co;
 {% if EMB %}
     let e = (pixel / (p.oh * p.ow)) * p.cout + co;
 {% endif %}
-{% if VEC %}
+{% if HALF_Y %}
+    y[i >> 2u] = pack4(v + load_bias(0u, co){% if EMB %} + load_emb(e - co, co){% endif %}{% if RESIDUAL %} + unpack4(residual[i >> 2u]){% endif %});
+{% elif VEC %}
     y[i >> 2u] = v + bias[co >> 2u]{% if EMB %} + emb[e >> 2u]{% endif %}{% if RESIDUAL %} + residual[i >> 2u]{% endif %};
 {% else %}
     for (var k = 0u; k < min(4u, p.cout - co); k += 1u) {

@@ -4,7 +4,10 @@
 // An invocation owns TM input by TN output channels of one tap and sums over
 // the image rows of its split; the splits are added by sum_splits.wgsl in a
 // fixed order, so the result does not depend on scheduling.
+// HALF_X: x holds halves (VEC is then set), HALF_Y: dy does.
 {% include "common.wgsl" %}
+{% from "quad.wgsl" import load %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -15,24 +18,17 @@ struct Params {
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;                    // [n, h, w, cin]
-@group(0) @binding(2) var<storage, read> dy: array<{{ T }}>;                   // [n, oh, ow, cout]
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                    // [n, h, w, cin]
+@group(0) @binding(2) var<storage, read> dy: array<{{ element(VEC, HALF_Y) }}>;                   // [n, oh, ow, cout]
 @group(0) @binding(3) var<storage, read_write> partial: array<{{ T }}>;        // [splits, kernel*kernel*cin*cout + cout]
 
+{{ half_functions(HALF_X or HALF_Y) }}
+// Past the last channel anything will do: those products are not stored.
+{{ load("x", VEC, "p.cin", HALF_X) }}
+{{ load("dy", VEC or HALF_Y, "p.cout", HALF_Y) }}
 {% if VEC %}
-fn load_x(i: u32, c: u32) -> vec4<f32> { return x[(i + c) >> 2u]; }
-fn load_dy(i: u32, c: u32) -> vec4<f32> { return dy[(i + c) >> 2u]; }
 fn store(i: u32, c: u32, v: vec4<f32>) { partial[(i + c) >> 2u] = v; }
 {% else %}
-// Past the last channel anything will do: those products are not stored.
-fn load_x(i: u32, c: u32) -> vec4<f32> {
-    let last = p.cin - 1u;
-    return vec4<f32>(x[i + min(c, last)], x[i + min(c + 1u, last)], x[i + min(c + 2u, last)], x[i + min(c + 3u, last)]);
-}
-fn load_dy(i: u32, c: u32) -> vec4<f32> {
-    let last = p.cout - 1u;
-    return vec4<f32>(dy[i + min(c, last)], dy[i + min(c + 1u, last)], dy[i + min(c + 2u, last)], dy[i + min(c + 3u, last)]);
-}
 fn store(i: u32, c: u32, v: vec4<f32>) {
     for (var k = 0u; k < min(4u, p.cout - c); k += 1u) { partial[i + c + k] = v[k]; }
 }
@@ -74,7 +70,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         var yi = (row * p.ow + ox_first) * p.cout;
         for (var ox = ox_first; ox < ox_last; ox += 1u) {
 {% for j in range(TN // 4) %}
-            let g{{ j }} = load_dy(yi, {% if VEC %}min(co + {{ 4 * j }}u, p.cout - 4u){% else %}co + {{ 4 * j }}u{% endif %});
+            let g{{ j }} = load_dy(yi, {% if VEC or HALF_Y %}min(co + {{ 4 * j }}u, p.cout - 4u){% else %}co + {{ 4 * j }}u{% endif %});
             b{{ j }} += g{{ j }};
 {% endfor %}
 {% for i in range(TM // 4) %}

@@ -3,8 +3,10 @@
 // where the divisions must come out even. An invocation owns TM consecutive
 // input pixels and TN input channels; the reduction runs along co, which is
 // contiguous in dy and in weight, so every product is a dot of vec4s.
+// HALF_X: dx and weight hold halves (VEC is then set), HALF_Y: dy does.
 {% include "common.wgsl" %}
 {% from "conv2d_load.wgsl" import load_channels, load_weight %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -12,18 +14,20 @@ struct Params {
     kernel: u32, stride: u32, pad: u32,
     tiles_n: u32, tiles: u32,
 }
-{% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> dy: array<{{ T }}>;             // [n, oh, ow, cout]
-@group(0) @binding(2) var<storage, read> weight: array<{{ T }}>;         // [kernel, kernel, cin, cout]
-@group(0) @binding(3) var<storage, read_write> dx: array<{{ T }}>;       // [n, h, w, cin]
+@group(0) @binding(1) var<storage, read> dy: array<{{ element(VEC, HALF_Y) }}>;             // [n, oh, ow, cout]
+@group(0) @binding(2) var<storage, read> weight: array<{{ element(VEC, HALF_X) }}>;         // [kernel, kernel, cin, cout]
+@group(0) @binding(3) var<storage, read_write> dx: array<{{ element(VEC, HALF_X) }}>;       // [n, h, w, cin]
 
-{{ load_channels("dy", "cout", VEC) }}
-{{ load_weight(VEC) }}
+{{ half_functions(HALF_X or HALF_Y) }}
+{{ load_channels("dy", "cout", VEC, HALF_Y) }}
+{{ load_weight(VEC, HALF_X) }}
 
 fn store(pixel: u32, ci: u32, v: vec4<f32>) {
     let i = pixel * p.cin + ci;
-{% if VEC %}
+{% if HALF_X %}
+    dx[i >> 2u] = pack4(v{% if ACC %} + unpack4(dx[i >> 2u]){% endif %});
+{% elif VEC %}
     dx[i >> 2u] = v{% if ACC %} + dx[i >> 2u]{% endif %};
 {% else %}
     for (var k = 0u; k < min(4u, p.cin - ci); k += 1u) {

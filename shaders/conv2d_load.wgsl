@@ -1,9 +1,11 @@
 {#- Loads of conv2d.wgsl and conv2d_dx.wgsl: four channels of a pixel that
    starts at element `base`, zero past the last of p.EXTENT channels; and four
-   output channels of a row of the weight. -#}
-{% macro load_channels(name, extent, vec) %}
+   output channels of a row of the weight. With `half` they hold halves. -#}
+{% macro load_channels(name, extent, vec, half) %}
 fn load_{{ name }}(base: u32, c: u32) -> vec4<f32> {
-{% if vec %}
+{% if half %}
+    return unpack4({{ name }}[(base + c) >> 2u]);
+{% elif vec %}
     return {{ name }}[(base + c) >> 2u];
 {% else %}
     let last = p.{{ extent }} - 1u;
@@ -12,9 +14,11 @@ fn load_{{ name }}(base: u32, c: u32) -> vec4<f32> {
 {% endif %}
 }
 {% endmacro %}
-{% macro load_weight(vec) %}
+{% macro load_weight(vec, half) %}
 fn load_w(row: u32, co: u32) -> vec4<f32> {
-{% if vec %}
+{% if half %}
+    return unpack4(weight[(row * p.cout + co) >> 2u]);
+{% elif vec %}
     return weight[(row * p.cout + co) >> 2u];
 {% else %}
     // Past the end any weight will do: the other factor there is zero, or the

@@ -5,22 +5,23 @@
 {% include "common.wgsl" %}
 {% include "philox.wgsl" %}
 {% from "blocks.wgsl" import load, store %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     n: u32, len: u32, blocks: u32, stream: u32,
     probability: f32, scale: f32,
 }
-{% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;              // [n, len]
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF) }}>;              // [n, len]
 @group(0) @binding(2) var<storage, read> rng: array<vec4<u32>>;          // seed low, seed high, step, first image
-@group(0) @binding(3) var<storage, read_write> y: array<{{ T }}>;        // [n, len]
+@group(0) @binding(3) var<storage, read_write> y: array<{{ element(VEC, HALF) }}>;        // [n, len]
 
-{{ load("x", VEC) }}
+{{ half_functions(HALF) }}
+{{ load("x", VEC, half=HALF) }}
 {% if ACC %}
-{{ load("y", VEC) }}
+{{ load("y", VEC, half=HALF) }}
 {% endif %}
-{{ store("y", VEC) }}
+{{ store("y", VEC, HALF) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

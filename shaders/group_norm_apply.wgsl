@@ -3,19 +3,21 @@
 // `pixels` consecutive pixels.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, store %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     n: u32, hw: u32, c: u32, quads: u32, pixels: u32, blocks: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;              // [n, hw, c]
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;              // [n, hw, c]
 @group(0) @binding(2) var<storage, read> coefs: array<{{ T }}>;          // [n, 4, c]
-@group(0) @binding(3) var<storage, read_write> y: array<{{ T }}>;        // [n, hw, c]
+@group(0) @binding(3) var<storage, read_write> y: array<{{ element(VEC, HALF_Y) }}>;        // [n, hw, c]
 
-{{ load("x", VEC) }}
+{{ half_functions(HALF_X or HALF_Y) }}
+{{ load("x", VEC, half=HALF_X) }}
 {{ load("coefs", VEC) }}
-{{ store("y", VEC) }}
+{{ store("y", VEC, half=HALF_Y) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -3,26 +3,28 @@
 // the workgroups after those add dgamma and dbeta over the images.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, one, store %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     n: u32, hw: u32, c: u32, quads: u32, pixels: u32, blocks: u32, apply_groups: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;                  // [n, hw, c]
-@group(0) @binding(2) var<storage, read> dy: array<{{ T }}>;                 // [n, hw, c]
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                  // [n, hw, c]
+@group(0) @binding(2) var<storage, read> dy: array<{{ element(VEC, HALF_Y) }}>;                 // [n, hw, c]
 @group(0) @binding(3) var<storage, read> coefs: array<{{ T }}>;              // [n, 4, c]: a, b, offset, rstd
 @group(0) @binding(4) var<storage, read> sums: array<{{ T }}>;               // [n, 4, c]: dgamma, dbeta of the image, k1, k2
-@group(0) @binding(5) var<storage, read_write> dx: array<{{ T }}>;           // [n, hw, c]
+@group(0) @binding(5) var<storage, read_write> dx: array<{{ element(VEC, HALF_X) }}>;           // [n, hw, c]
 @group(0) @binding(6) var<storage, read_write> dweight: array<f32>;          // [c]
 @group(0) @binding(7) var<storage, read_write> dbias: array<f32>;            // [c]
 
-{{ load("x", VEC) }}
-{{ load("dy", VEC) }}
+{{ half_functions(HALF_X or HALF_Y) }}
+{{ load("x", VEC, half=HALF_X) }}
+{{ load("dy", VEC, half=HALF_Y) }}
 {{ load("coefs", VEC) }}
 {{ load("sums", VEC) }}
 {{ one("sums", VEC) }}
-{{ store("dx", VEC, ACC) }}
+{{ store("dx", VEC, ACC, half=HALF_X) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

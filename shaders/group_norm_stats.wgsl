@@ -11,15 +11,15 @@
 // deviations) per channel; with IN those are read instead of x.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, one %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     n: u32, hw: u32, c: u32, width: u32,
     window: u32, windows: u32, pixels: u32, splits: u32,
     eps: f32,
 }
-{% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;                  // [n, hw, c]
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                  // [n, hw, c]
 {% if not OUT %}
 @group(0) @binding(2) var<storage, read> weight: array<f32>;                 // [c]
 @group(0) @binding(3) var<storage, read> bias: array<f32>;                   // [c]
@@ -35,13 +35,14 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> partials_out: array<f32>;      // [n, splits, 2, c]
 {% endif %}
 
+{{ half_functions(HALF_X) }}
 {% if not IN %}
-{{ load("x", VEC) }}
+{{ load("x", VEC, half=HALF_X) }}
 var<workgroup> row_mean: array<f32, 256>;
 var<workgroup> row_m2: array<f32, 256>;
 {% endif %}
 {% if not OUT %}
-{{ one("x", VEC) }}
+{{ one("x", VEC, HALF_X) }}
 var<workgroup> mean: array<f32, 256>;   // of a channel, later of a group
 var<workgroup> m2: array<f32, 256>;
 var<workgroup> rstd: array<f32, 256>;

@@ -7,16 +7,16 @@
 // The division of work, IN and OUT are those of group_norm_stats.wgsl.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     n: u32, hw: u32, c: u32, width: u32,
     window: u32, windows: u32, pixels: u32, splits: u32,
 }
-{% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
 {% if not IN %}
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;                  // [n, hw, c]
-@group(0) @binding(2) var<storage, read> dy: array<{{ T }}>;                 // [n, hw, c]
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                  // [n, hw, c]
+@group(0) @binding(2) var<storage, read> dy: array<{{ element(VEC, HALF_Y) }}>;                 // [n, hw, c]
 {% endif %}
 @group(0) @binding(3) var<storage, read> coefs: array<f32>;                  // [n, 4, c]: a, b, offset, rstd
 {% if EMB %}
@@ -36,8 +36,9 @@ struct Params {
 {% endif %}
 
 {% if not IN %}
-{{ load("x", VEC) }}
-{{ load("dy", VEC) }}
+{{ half_functions(HALF_X or HALF_Y) }}
+{{ load("x", VEC, half=HALF_X) }}
+{{ load("dy", VEC, half=HALF_Y) }}
 fn four_coefs(base: u32, c: u32) -> vec4<f32> {
     let last = p.c - 1u;
     return vec4<f32>(coefs[base + min(c, last)], coefs[base + min(c + 1u, last)], coefs[base + min(c + 2u, last)], coefs[base + min(c + 3u, last)]);

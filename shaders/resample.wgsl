@@ -4,18 +4,19 @@
 // An invocation owns four channels of `pixels` consecutive small pixels of a row.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, store %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     rows: u32, w: u32, c: u32, quads: u32, pixels: u32, blocks: u32,   // rows, w of the small images
     factor: f32,
 }
-{% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;              // SPREAD: [rows, w, c], else [2*rows, 2*w, c]
-@group(0) @binding(2) var<storage, read_write> y: array<{{ T }}>;        // the other
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF) }}>;              // SPREAD: [rows, w, c], else [2*rows, 2*w, c]
+@group(0) @binding(2) var<storage, read_write> y: array<{{ element(VEC, HALF) }}>;        // the other
 
-{{ load("x", VEC) }}
-{{ store("y", VEC, ACC) }}
+{{ half_functions(HALF) }}
+{{ load("x", VEC, half=HALF) }}
+{{ store("y", VEC, ACC, half=HALF) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

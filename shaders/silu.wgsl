@@ -3,23 +3,24 @@
 // may be short.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, store %}
+{% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
     len: u32, turns: u32,
 }
-{% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<{{ T }}>;              // [len]
+@group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF) }}>;              // [len]
 {% if BACKWARD %}
-@group(0) @binding(2) var<storage, read> dy: array<{{ T }}>;             // [len]
+@group(0) @binding(2) var<storage, read> dy: array<{{ element(VEC, HALF) }}>;             // [len]
 {% endif %}
-@group(0) @binding(3) var<storage, read_write> y: array<{{ T }}>;        // [len]
+@group(0) @binding(3) var<storage, read_write> y: array<{{ element(VEC, HALF) }}>;        // [len]
 
-{{ load("x", VEC, "p.len") }}
+{{ half_functions(HALF) }}
+{{ load("x", VEC, "p.len", HALF) }}
 {% if BACKWARD %}
-{{ load("dy", VEC, "p.len") }}
+{{ load("dy", VEC, "p.len", HALF) }}
 {% endif %}
-{{ store("y", VEC, ACC, "p.len") }}
+{{ store("y", VEC, ACC, "p.len", HALF) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

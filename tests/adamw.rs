@@ -46,7 +46,7 @@ impl Bench {
         let caps = Caps { max_binding: max_bytes, ..gpu.caps.clone() };
         let layout = ParamLayout::new(&graph.params, max_bytes);
         let mut lower = Lower::new(&graph, &caps);
-        let tensors = optimizer_step(&mut lower, &layout).unwrap();
+        let tensors = optimizer_step(&mut lower, &layout, false).unwrap();
         let plan = Plan::new(&graph, lower, &[], PlanOptions::default()).unwrap();
         verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
         let flat = FlatBuffers::new(gpu, &layout, &KINDS).unwrap();
@@ -267,7 +267,7 @@ fn a_plan_that_trains() {
     let mut lower = Lower::new(&g, &gpu.caps);
     lower.forward().unwrap();
     lower.backward(&[(loss, seed)], &[]).unwrap();
-    let tensors = optimizer_step(&mut lower, &layout).unwrap();
+    let tensors = optimizer_step(&mut lower, &layout, false).unwrap();
     let plan = Plan::new(&g, lower, &[loss], PlanOptions::default()).unwrap();
     verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
     let flat = FlatBuffers::new(gpu, &layout, &KINDS).unwrap();

@@ -33,6 +33,7 @@ fn add_of_odd_sizes() {
     for shape in [vec![1], vec![3, 17, 13, 33], vec![2, 4, 4, 8], vec![7, 5]] {
         case(shape).check();
     }
+    case(vec![2, 5, 3, 12]).check_half();
 }
 
 #[test]

@@ -41,7 +41,11 @@ fn case(
 }
 
 fn check(n: usize, size: [usize; 2], heads: usize, d: usize, order: AttentionOrder) {
-    case(n, size, heads, d, order).check();
+    let case = case(n, size, heads, d, order);
+    case.check();
+    if (heads * d).is_multiple_of(4) {
+        case.check_half();
+    }
 }
 
 #[test]
@@ -51,6 +55,8 @@ fn small_heads_of_both_orders() {
         check(3, [7, 5], 3, 32, order);
         check(1, [1, 1], 4, 32, order);
         check(2, [3, 3], 2, 33, order);
+        // In half precision heads that are no multiple of 4 run in 32 bits.
+        check(2, [3, 3], 4, 18, order);
     }
     check(2, [8, 8], 2, 64, AttentionOrder::New);
 }

@@ -33,6 +33,8 @@ fn odd_and_even_channels() {
         case(3, 17, 13, ca, cb).check();
         case(1, 1, 1, ca, cb).check();
     }
+    case(3, 17, 13, 32, 64).check_half();
+    case(1, 1, 1, 4, 12).check_half();
 }
 
 #[test]
@@ -53,7 +55,7 @@ fn gradients_that_meet() {
     let (n, h, w, c) = (2, 3, 5, 8);
     let s = ConcatShape { n, hw: h * w, ca: c, cb: c };
     let base = case(n, h, w, c, c);
-    Case {
+    let itself = Case {
         name: "concat of a tensor with itself".into(),
         inputs: vec![vec![n, h, w, c]],
         build: Box::new(|g, x, _| concat(g, x[0], x[0])),
@@ -67,9 +69,8 @@ fn gradients_that_meet() {
             }
         }),
         ..case(n, h, w, c, c)
-    }
-    .check();
-    Case {
+    };
+    let beside = Case {
         name: "concat beside another consumer".into(),
         // y = [a, b] + [b, b]; the second node is walked first.
         build: Box::new(|g, x, _| {
@@ -91,8 +92,11 @@ fn gradients_that_meet() {
             }
         }),
         ..base
+    };
+    for case in [itself, beside] {
+        case.check();
+        case.check_half();
     }
-    .check();
 }
 
 #[test]

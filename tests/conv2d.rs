@@ -83,8 +83,13 @@ fn conv_case(s: Shape, emb: bool, residual: bool) -> Case<'static> {
     }
 }
 
+/// Also in half precision, where x is half or, with odd channels, a stem's.
 fn check_conv(s: Shape, emb: bool, residual: bool) {
-    conv_case(s, emb, residual).check();
+    let case = conv_case(s, emb, residual);
+    case.check();
+    if s.cout.is_multiple_of(4) {
+        case.check_half();
+    }
 }
 
 #[test]
@@ -134,6 +139,8 @@ fn tiles_for_gpus() {
     for s in [shape(2, [16, 16], [32, 64], 3, 1), shape(2, [5, 7], [6, 9], 3, 2)] {
         conv_case(s, true, true).check_alone_on(parallel_device());
     }
+    conv_case(shape(2, [16, 16], [32, 64], 3, 1), true, true)
+        .check_half_on(parallel_device(), |_, v| v);
 }
 
 #[test]

@@ -7,10 +7,10 @@ mod common;
 mod encoder;
 #[path = "golden_kinds/engine.rs"]
 mod engine;
-#[path = "golden_kinds/engine_sample.rs"]
-mod engine_sample;
 #[path = "golden_kinds/engine_encoder.rs"]
 mod engine_encoder;
+#[path = "golden_kinds/engine_sample.rs"]
+mod engine_sample;
 #[path = "golden_kinds/sample.rs"]
 mod sample;
 #[path = "golden_kinds/schedules.rs"]

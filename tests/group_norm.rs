@@ -45,7 +45,35 @@ fn plain_and_fused_variants_agree_with_the_twin() {
     for (emb, silu) in [(false, false), (false, true), (true, false), (true, true)] {
         case([3, 17, 13, 33], 3, emb, silu).check();
         case([3, 5, 7, 64], 32, emb, silu).check();
+        case([3, 5, 7, 64], 32, emb, silu).check_half();
     }
+}
+
+/// At the torso's ends x and y differ in precision.
+#[test]
+fn into_and_out_of_half_precision() {
+    use demist::ops::cast;
+    let options = GroupNorm { groups: 8, eps: 1e-5, silu: true };
+    let out = Case {
+        name: "group_norm out of half".into(),
+        build: Box::new(move |g, x, _| {
+            g.half = false;
+            let y = group_norm(g, x[0], options, Some(x[1]))?;
+            assert_eq!(g.dtype(y), DType::F32);
+            cast(g, y, DType::F16)
+        }),
+        ..case([2, 5, 7, 32], 8, true, true)
+    };
+    out.check_half();
+    let into = Case {
+        name: "group_norm into half".into(),
+        build: Box::new(move |g, x, _| {
+            let x0 = cast(g, x[0], DType::F32)?;
+            group_norm(g, x0, options, Some(x[1]))
+        }),
+        ..case([2, 5, 7, 32], 8, true, true)
+    };
+    into.check_half();
 }
 
 #[test]
@@ -57,12 +85,16 @@ fn widths_of_groups() {
         [(32, 32), (192, 32), (320, 32), (128, 2), (260, 4), (512, 2), (249, 1), (4, 1), (1, 1)]
     {
         case([2, 5, 3, c], groups, true, true).check();
+        if c % 4 == 0 {
+            case([2, 5, 3, c], groups, true, true).check_half();
+        }
     }
 }
 
 #[test]
 fn one_pixel_images() {
     case([3, 1, 1, 64], 16, true, true).check();
+    case([3, 1, 1, 64], 16, true, true).check_half();
     case([3, 1, 1, 33], 11, true, false).check();
     // Groups of one value: dx is the difference of two terms of size rstd =
     // 316 and should be 0, so what the tolerance bounds is their rounding.
@@ -103,6 +135,9 @@ fn reductions_split_over_workgroups() {
     for (shape, groups) in [([1, 40, 27, 33], 3), ([2, 32, 32, 32], 32), ([1, 16, 16, 192], 32)] {
         let case = case(shape, groups, true, true);
         case.check_on(device, |_, v| v);
+        if shape[3] % 4 == 0 {
+            case.check_half_on(device, |_, v| v);
+        }
     }
 }
 
@@ -129,6 +164,11 @@ fn wrong_shapes_are_errors() {
     assert!(message(&[2, 4, 4], 1, None).contains("4 extents are needed"));
     assert!(message(&[2, 0, 4, 32], 32, None).contains("is empty"));
     assert!(message(&[2, 4, 4, 32], 32, Some(&[2, 32])).contains("[2, 64] is needed"));
+    let mut g = Graph::new();
+    g.half = true;
+    let x = g.input("x", &[2, 4, 4, 33], DType::F32);
+    let message = group_norm(&mut g, x, GroupNorm { groups: 3, ..GroupNorm::g32() }, None);
+    assert!(message.unwrap_err().to_string().contains("33 channels cannot be stored as half"));
 }
 
 #[test]

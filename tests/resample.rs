@@ -48,6 +48,10 @@ fn odd_sizes_and_single_pixels() {
         up(shape).check();
         let [n, h, w, c] = shape;
         down([n, 2 * h, 2 * w, c]).check();
+        if c.is_multiple_of(4) {
+            up(shape).check_half();
+            down([n, 2 * h, 2 * w, c]).check_half();
+        }
     }
 }
 

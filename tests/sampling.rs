@@ -6,8 +6,8 @@ mod harness;
 use common::rel_err;
 use demist::Error;
 use demist::diffusion::{
-    DiffusionConfig, ImageSampler, SampleJob, SampleOptions, SampleProgress, Sampler, SamplingGraph,
-    SamplingNeeds, SpacedSchedule,
+    DiffusionConfig, ImageSampler, SampleJob, SampleOptions, SampleProgress, Sampler,
+    SamplingGraph, SamplingNeeds, SpacedSchedule,
 };
 use demist::graph::{FlatKind, ParamLayout};
 use demist::model::UNetConfig;

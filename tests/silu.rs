@@ -27,6 +27,8 @@ fn any_shape() {
     for shape in [&[3, 17, 13, 33][..], &[2, 8, 8, 32], &[5, 7], &[1], &[1, 1, 1, 4]] {
         case(shape).check();
     }
+    case(&[2, 8, 7, 12]).check_half();
+    case(&[1, 1, 1, 4]).check_half();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_network};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule};
 use demist::graph::FlatKind;
-use demist::model::{UNetConfig, initialise};
+use demist::model::{ModelConfig, UNetConfig, initialise};
 use demist::output::metrics::Metrics;
 use demist::runtime::Context;
 use demist::train::{
@@ -91,7 +91,8 @@ fn step_on(step: &TrainStep, config: &TrainConfig, number: u64, images: &[f32], 
 }
 
 fn new_step(model: &UNetConfig, diffusion: &DiffusionConfig, config: &TrainConfig) -> TrainStep {
-    TrainStep::new(context(), &ModelConfig::UNet(model.clone()), diffusion, config, Noise::Drawn).unwrap()
+    TrainStep::new(context(), &ModelConfig::UNet(model.clone()), diffusion, config, Noise::Drawn)
+        .unwrap()
 }
 
 /// Sum over the steps since the last call of the mean loss over their `batch`
@@ -196,7 +197,7 @@ fn the_same_seed_gives_the_same_bits() {
 fn info(training: TrainConfig) -> NetworkInfo {
     let faces = faces();
     NetworkInfo {
-        model: with_dropout(network(&[1.0])),
+        model: ModelConfig::UNet(with_dropout(network(&[1.0]))),
         diffusion: DiffusionConfig {
             diffusion_steps: 6,
             noise_schedule: NoiseSchedule::Cosine,

@@ -70,11 +70,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     let info = NetworkInfo {
         model: imported.model,
         diffusion,
-        data: DataInfo {
-            classes: Vec::new(),
-            images: 0,
-            source: args.file.display().to_string(),
-        },
+        data: DataInfo { classes: Vec::new(), images: 0, source: args.file.display().to_string() },
         training: TrainConfig::default(),
         progress: Progress::default(),
         holds: "ema".into(),
@@ -88,7 +84,8 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     let count = imported.tensors.tensors.len();
     write_network(&args.out, &info, imported.tensors, args.half)?;
     say!("wrote       {} ({count} tensors)", args.out.display());
-    let DiffusionConfig { diffusion_steps, noise_schedule, mean_type, var_type, .. } = info.diffusion;
+    let DiffusionConfig { diffusion_steps, noise_schedule, mean_type, var_type, .. } =
+        info.diffusion;
     say!(
         "process     {diffusion_steps} steps, {noise_schedule:?} schedule, predicts {mean_type:?}, variance {var_type:?}"
     );

@@ -45,7 +45,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let respacing = args.sample_steps.to_string();
     SpacedSchedule::new(&info.diffusion, &respacing)?;
     let data = args.assets.join("faces16.png");
-    let dataset = open_data(&data, Some(info.model.image_size()), Some(info.model.in_channels()), false)?;
+    let dataset =
+        open_data(&data, Some(info.model.image_size()), Some(info.model.in_channels()), false)?;
     let gpu = open_device(device)?;
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };

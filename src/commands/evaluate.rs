@@ -102,14 +102,8 @@ impl Work<'_> {
         let values = values(&params, &self.args.file, info, self.file)?;
         let flat = FlatBuffers::new(ctx.gpu, &layout, &[FlatKind::Weights])?;
         flat.write(ctx.gpu, FlatKind::Weights, &params, &values)?;
-        let evaluator = Evaluator::new(
-            ctx,
-            &info.model,
-            &info.diffusion,
-            &config,
-            &flat,
-            FlatKind::Weights,
-        )?;
+        let evaluator =
+            Evaluator::new(ctx, &info.model, &info.diffusion, &config, &flat, FlatKind::Weights)?;
         check_room(ctx.gpu, &evaluator.report(), 0)?;
         let bar = bar(self.given.count as u64, "evaluating");
         let len = self.given.pixels.len() / self.given.count;

@@ -69,11 +69,8 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
         ModelConfig::Encoder(_) => true,
     };
     if trainable {
-        let config = TrainConfig {
-            micro_batch: args.batch,
-            batch_size: args.batch,
-            ..Default::default()
-        };
+        let config =
+            TrainConfig { micro_batch: args.batch, batch_size: args.batch, ..Default::default() };
         let need = memory_need(&caps, &model, &diffusion, &config)?;
         print_plan("training", args.batch, &need.report, need.copies * need.report.params);
         let levels = model.levels();

@@ -189,7 +189,8 @@ pub fn interpolate(device: Option<&str>, args: &InterpolateArgs) -> Result<()> {
     let mut pixels = Vec::new();
     for row in 0..rows {
         let label: Vec<u32> = classes.get(row).into_iter().copied().collect();
-        let [a, b] = [0, 1].map(|i| ends[i].latent(&path, &label, args.seed, size * size * channels));
+        let [a, b] =
+            [0, 1].map(|i| ends[i].latent(&path, &label, args.seed, size * size * channels));
         let (a, b) = (a?, b?);
         let at = |k: usize| slerp(&a, &b, k as f64 / (args.frames - 1) as f64);
         let latents: Vec<f32> = (0..args.frames).flat_map(at).collect();

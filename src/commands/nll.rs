@@ -111,7 +111,10 @@ fn report(
     say!("{} images, {} timesteps, seed {}", scores.len(), timesteps.len(), args.seed);
     say!("total       {total:.4} bits/dim (standard error {error:.4})");
     say!("prior       {:.6} bits/dim", mean(scores, |s| s.prior_bpd));
-    say!("last term   {:.4} bits/dim (t = 0)", mean(scores, |s| s.vb.last().copied().unwrap_or(0.0)));
+    say!(
+        "last term   {:.4} bits/dim (t = 0)",
+        mean(scores, |s| s.vb.last().copied().unwrap_or(0.0))
+    );
     let average = |v: &[f64]| v.iter().sum::<f64>() / v.len().max(1) as f64;
     say!("mse         {:.5} of the noise", mean(scores, |s| average(&s.mse)));
     say!("x0-mse      {:.5} of the image", mean(scores, |s| average(&s.xstart_mse)));
@@ -165,7 +168,11 @@ fn draw(path: &Path, scores: &[ImageLikelihood], timesteps: &[usize], total: f64
             points: points(&|s, i| s.vb[i]),
             style: Style::Strong(0),
         },
-        Series { name: "mse of the noise", points: points(&|s, i| s.mse[i]), style: Style::Strong(1) },
+        Series {
+            name: "mse of the noise",
+            points: points(&|s, i| s.mse[i]),
+            style: Style::Strong(1),
+        },
         Series {
             name: "mse of the image",
             points: points(&|s, i| s.xstart_mse[i]),

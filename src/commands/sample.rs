@@ -99,7 +99,11 @@ pub enum Rule {
 
 impl ProcessArgs {
     /// The options, refused early where they are impossible for the network.
-    pub fn options(&self, info: &NetworkInfo, guidance: Option<&GuidanceArgs>) -> Result<SampleOptions> {
+    pub fn options(
+        &self,
+        info: &NetworkInfo,
+        guidance: Option<&GuidanceArgs>,
+    ) -> Result<SampleOptions> {
         let options = SampleOptions {
             respacing: self.steps.clone(),
             sampler: match self.sampler {
@@ -113,7 +117,10 @@ impl ProcessArgs {
         };
         options.sampler.validate()?;
         SpacedSchedule::new(&info.diffusion, &options.respacing)?;
-        for (name, v) in [("--classifier-scale", options.classifier_scale), ("--guidance", options.guidance_weight)] {
+        for (name, v) in [
+            ("--classifier-scale", options.classifier_scale),
+            ("--guidance", options.guidance_weight),
+        ] {
             if !v.is_finite() {
                 return Err(Error::Config(format!("{name} must be a finite number")));
             }
@@ -160,7 +167,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
             return Err(Error::Config("--low-res is for super-resolution networks".into()));
         }
     };
-    let (labels, count) = match given.as_ref().and_then(|g| g.labels.clone().map(|l| (l, g.count))) {
+    let (labels, count) = match given.as_ref().and_then(|g| g.labels.clone().map(|l| (l, g.count)))
+    {
         Some((labels, count)) if named.model.classes().is_some() => (labels, count),
         _ => choose_labels(args, &named, given.as_ref().map(|g| g.count))?,
     };
@@ -182,14 +190,16 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         low_res: given.as_ref().map(|g| g.pixels.as_slice()),
         ..Default::default()
     };
-    let out = Output { args, info: &named, labels: &labels, count, device: gpu.summary.to_string() };
+    let out =
+        Output { args, info: &named, labels: &labels, count, device: gpu.summary.to_string() };
     match args.strip {
         Some(columns) => out.strip(ctx, &loaded, &options, what, columns, &stop)?,
         None => {
             let pixels = draw_pixels(ctx, &loaded, &options, what, &stop)?;
             let mut size = loaded.info.model.image_size();
             drop(loaded);
-            let pixels = enlarge(ctx, args, &options, &stages, (&labels, count), pixels, &mut size, &stop)?;
+            let pixels =
+                enlarge(ctx, args, &options, &stages, (&labels, count), pixels, &mut size, &stop)?;
             out.write(&pixels, size)?;
         }
     }
@@ -200,7 +210,9 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
 /// Checks that each enlarging network takes what the one before makes.
 fn stages(args: &Args, base: &NetworkInfo) -> Result<Vec<NetworkInfo>> {
     if args.strip.is_some() && !args.upsample.is_empty() {
-        return Err(Error::Config("--strip shows one network's steps; leave out --upsample".into()));
+        return Err(Error::Config(
+            "--strip shows one network's steps; leave out --upsample".into(),
+        ));
     }
     let mut size = base.model.image_size();
     let mut stages = Vec::new();
@@ -247,7 +259,13 @@ fn enlarge(
     for (number, (info, path)) in stages.iter().zip(&args.upsample).enumerate() {
         let (_, file) = read_network(path)?;
         let conditional = info.model.classes().is_some();
-        let loaded = load(ctx, path, info.clone(), &file, Want { batch: args.batch.min(count), ..Default::default() })?;
+        let loaded = load(
+            ctx,
+            path,
+            info.clone(),
+            &file,
+            Want { batch: args.batch.min(count), ..Default::default() },
+        )?;
         let low_res = from_u8(&pixels);
         let options = SampleOptions {
             respacing: args.upsample_steps.clone().unwrap_or_else(|| options.respacing.clone()),
@@ -270,7 +288,11 @@ fn enlarge(
 
 /// The class of every image, row by row (none of an unconditional network),
 /// and the number of images; `given` is how many there must be.
-fn choose_labels(args: &Args, info: &NetworkInfo, given: Option<usize>) -> Result<(Vec<u32>, usize)> {
+fn choose_labels(
+    args: &Args,
+    info: &NetworkInfo,
+    given: Option<usize>,
+) -> Result<(Vec<u32>, usize)> {
     let each = given.unwrap_or(args.count);
     let Some(classes) = info.model.classes() else {
         if let Some(name) = args.classes.first() {

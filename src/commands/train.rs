@@ -96,7 +96,14 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         }
         None => start(args)?,
     };
-    run_training(device, info, initial, &args.data, (&args.data_options, &args.run), args.training.memory)
+    run_training(
+        device,
+        info,
+        initial,
+        &args.data,
+        (&args.data_options, &args.run),
+        args.training.memory,
+    )
 }
 
 /// Everything after the options: shared by all kinds of networks.
@@ -136,7 +143,12 @@ pub fn run_training(
 /// A new run's description and, if it does not start from chance, its weights.
 fn start(args: &Args) -> Result<(NetworkInfo, Option<Vec<Vec<f32>>>)> {
     let d = &args.data_options;
-    let base = args.run.init.as_deref().map(|path| read_any(path, args.model.preset.as_deref(), &Hints::default())).transpose()?;
+    let base = args
+        .run
+        .init
+        .as_deref()
+        .map(|path| read_any(path, args.model.preset.as_deref(), &Hints::default()))
+        .transpose()?;
     let size = d.image_size.or(base.as_ref().map(|b| b.model.image_size()));
     let channels = d.channels.or(base.as_ref().map(|b| b.model.in_channels()));
     let dataset = open_data(&args.data, size, channels, d.random_crop)?;
@@ -239,11 +251,7 @@ fn check_classes(info: &NetworkInfo, dataset: &Dataset) -> Result<()> {
     Ok(())
 }
 
-fn model_config(
-    m: &ModelArgs,
-    dataset: &Dataset,
-    variance: VarType,
-) -> Result<UNetConfig> {
+fn model_config(m: &ModelArgs, dataset: &Dataset, variance: VarType) -> Result<UNetConfig> {
     let mut c = match &m.preset {
         Some(name) => preset(name).ok_or_else(|| {
             Error::Config(format!(

@@ -35,7 +35,14 @@ pub struct LoaderOptions {
 
 impl Default for LoaderOptions {
     fn default() -> Self {
-        LoaderOptions { batch_size: 1, seed: 0, start: 0, flip: false, random_crop: false, workers: 0 }
+        LoaderOptions {
+            batch_size: 1,
+            seed: 0,
+            start: 0,
+            flip: false,
+            random_crop: false,
+            workers: 0,
+        }
     }
 }
 

@@ -299,7 +299,11 @@ impl Dataset {
                     *d = to_float(s);
                 }
             };
-            if augment.flip { to.rev().zip(from).for_each(copy) } else { to.zip(from).for_each(copy) }
+            if augment.flip {
+                to.rev().zip(from).for_each(copy)
+            } else {
+                to.zip(from).for_each(copy)
+            }
         }
         Ok(())
     }

@@ -12,8 +12,8 @@
 pub mod config;
 mod guidance;
 mod likelihood;
-pub mod resample;
 mod released;
+pub mod resample;
 pub mod respace;
 mod sampling;
 pub mod schedule;
@@ -22,8 +22,8 @@ pub mod tables;
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
 pub use guidance::{Guide, GuideGraph};
 pub use likelihood::{ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob};
-pub use resample::{LossSecondMoment, ScheduleSampler};
 pub use released::released_diffusion;
+pub use resample::{LossSecondMoment, ScheduleSampler};
 pub use respace::{SpacedSchedule, space_timesteps};
 pub(crate) use sampling::check_labels;
 pub use sampling::{

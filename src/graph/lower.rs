@@ -2,7 +2,7 @@
 
 use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
 use crate::gpu::Caps;
-use crate::kernel::{Access, Kernel};
+use crate::kernel::{Access, Binding, Kernel};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 
@@ -153,15 +153,30 @@ impl<'g> Lower<'g> {
         self.node_index
     }
 
-    /// A scratch tensor.
+    /// Element type of `id`.
+    pub fn dtype(&self, id: TensorId) -> DType {
+        self.tensors[id.index()].dtype
+    }
+
+    /// Whether `id` is stored as half, as a kernel's define.
+    pub fn half(&self, id: TensorId) -> i64 {
+        (self.dtype(id) == DType::F16).into()
+    }
+
+    /// A scratch tensor of 32-bit floats.
     pub fn temp(&mut self, name: &str, shape: &[usize]) -> TensorId {
+        self.temp_as(name, shape, DType::F32)
+    }
+
+    /// A scratch tensor of the shape and type of `like`.
+    pub fn temp_like(&mut self, name: &str, like: TensorId) -> TensorId {
+        let shape = self.shape(like).to_vec();
+        self.temp_as(name, &shape, self.dtype(like))
+    }
+
+    fn temp_as(&mut self, name: &str, shape: &[usize], dtype: DType) -> TensorId {
         let name = format!("{}.{name}", self.label);
-        self.push_tensor(TensorInfo {
-            name,
-            shape: shape.to_vec(),
-            dtype: DType::F32,
-            storage: Storage::Slot,
-        })
+        self.push_tensor(TensorInfo { name, shape: shape.to_vec(), dtype, storage: Storage::Slot })
     }
 
     /// A buffer of its own that the host writes or reads: settings, results
@@ -176,7 +191,7 @@ impl<'g> Lower<'g> {
         self.push_tensor(TensorInfo {
             name: format!("{kind:?} chunk {chunk}"),
             shape: vec![len],
-            dtype: DType::F32,
+            dtype: if kind.is_half() { DType::F16 } else { DType::F32 },
             storage: Storage::Flat(kind, chunk),
         })
     }
@@ -211,6 +226,7 @@ impl<'g> Lower<'g> {
         info.storage = match info.storage {
             Storage::Param(p) => {
                 accumulate = self.accumulate_params;
+                info.dtype = DType::F32;
                 Storage::ParamGrad(p)
             }
             Storage::Pinned => Storage::Pinned,
@@ -227,6 +243,7 @@ impl<'g> Lower<'g> {
     pub fn donate_grad(&mut self, id: TensorId, dy: TensorId) -> bool {
         let free = self.requires_grad.contains(&id)
             && !self.grads.contains_key(&id)
+            && self.dtype(id) == self.dtype(dy)
             && self.tensors[id.index()].storage == Storage::Slot
             && self.tensors[dy.index()].storage == Storage::Slot;
         if free {
@@ -235,10 +252,34 @@ impl<'g> Lower<'g> {
         free
     }
 
+    /// A tensor stored as half must meet a kernel that reads it as such.
+    fn check_type(
+        &self,
+        kernel: &Kernel,
+        defines: &[i64],
+        binding: &Binding,
+        id: TensorId,
+    ) -> std::result::Result<(), String> {
+        let t = &self.tensors[id.index()];
+        let half = binding.half.is_some_and(|h| kernel.define(defines, h) != 0);
+        if half != (t.dtype == DType::F16) {
+            let takes = if half { "half" } else { "32-bit" };
+            return Err(format!(
+                "`{}` takes {takes} elements, but {} is {:?}; cast it",
+                binding.name, t.name, t.dtype
+            ));
+        }
+        if half && !t.shape.last().is_some_and(|c| c.is_multiple_of(4)) {
+            return Err(format!("{} {:?} cannot be stored as half", t.name, t.shape));
+        }
+        Ok(())
+    }
+
     /// Emits a dispatch.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if the bindings do not match the kernel's description.
+    /// [`Error::Kernel`] if the bindings do not match the kernel's description,
+    /// their element types included.
     pub fn launch(&mut self, launch: Launch) -> Result<()> {
         let Launch { kernel, defines, params, bindings, groups, flops } = launch;
         let fail = |detail: String| Error::Kernel { kernel: kernel.name.into(), detail };
@@ -257,6 +298,7 @@ impl<'g> Lower<'g> {
             let id = bindings[number as usize - 1]
                 .ok_or_else(|| fail(format!("`{}` is not given", binding.name)))?;
             let id = self.value(id);
+            self.check_type(kernel, defines, &binding, id).map_err(fail)?;
             let passes = if binding.access == Access::ReadWrite { 2 } else { 1 };
             bytes += passes * self.tensors[id.index()].bytes();
             bound.push((number, id, binding.access));

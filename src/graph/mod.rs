@@ -28,13 +28,23 @@ impl TensorId {
     }
 }
 
-/// Element type; both are four bytes wide.
+/// Element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DType {
     /// 32-bit float.
     F32,
+    /// 16-bit float, four to a `vec2<u32>` in shaders, so the innermost extent
+    /// is a multiple of four.
+    F16,
     /// 32-bit unsigned integer (labels, random state).
     U32,
+}
+
+impl DType {
+    /// Bytes of an element.
+    pub fn bytes(self) -> u64 {
+        if self == DType::F16 { 2 } else { 4 }
+    }
 }
 
 /// Where a tensor lives.
@@ -78,7 +88,7 @@ impl TensorInfo {
 
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
-        self.len() as u64 * 4
+        self.len() as u64 * self.dtype.bytes()
     }
 }
 
@@ -122,6 +132,13 @@ pub struct Graph {
     pub params: Vec<ParamInfo>,
     /// Tensors worth looking at, by name (block outputs).
     pub taps: Vec<(String, TensorId)>,
+    /// Whether [`crate::ops::conv2d`] and [`crate::ops::group_norm`] give their
+    /// results in half precision. A convolution of such a result binds its
+    /// weight as half, too; ops without parameters give what they are given.
+    /// Set before a network is described, it makes the network's torso half (all
+    /// blocks but the head), as the reference's `use_fp16` does; embeddings,
+    /// norms and linear layers keep 32-bit parameters.
+    pub half: bool,
     /// Bit l set: blocks at resolution level l (0 = full size, the last level
     /// includes the middle, blocks between levels count to the larger) become
     /// [checkpoint](Graph::checkpoint) regions, whatever their network's
@@ -145,11 +162,28 @@ impl Graph {
 
     /// A trainable parameter; its name is prefixed by the current scope.
     pub fn param(&mut self, info: ParamInfo) -> TensorId {
+        self.param_as(info, DType::F32)
+    }
+
+    /// As [`param`](Self::param); with [`DType::F16`] it is read from a packed
+    /// copy. What is trained is always 32 bits wide, and so is the gradient.
+    pub fn param_as(&mut self, info: ParamInfo, dtype: DType) -> TensorId {
         let name = self.scoped(&info.name);
         let shape = info.shape.clone();
         let index = self.params.len();
         self.params.push(ParamInfo { name: name.clone(), ..info });
-        self.add_tensor(name, &shape, DType::F32, Storage::Param(index))
+        self.add_tensor(name, &shape, dtype, Storage::Param(index))
+    }
+
+    /// For each parameter whether it is read as half.
+    pub fn packed_params(&self) -> Vec<bool> {
+        let mut packed = vec![false; self.params.len()];
+        for t in &self.tensors {
+            if let Storage::Param(p) = t.storage {
+                packed[p] = t.dtype == DType::F16;
+            }
+        }
+        packed
     }
 
     /// Appends a node and returns its outputs of the given shapes.
@@ -159,14 +193,27 @@ impl Graph {
         inputs: &[TensorId],
         outputs: &[&[usize]],
     ) -> Vec<TensorId> {
+        self.push_as(op, inputs, outputs, DType::F32)
+    }
+
+    /// As [`push`](Self::push), with the element type of the main output (what
+    /// is saved for backward beside it has 32 bits).
+    pub fn push_as(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[TensorId],
+        outputs: &[&[usize]],
+        dtype: DType,
+    ) -> Vec<TensorId> {
         let scope = self.scope.join(".");
         let outputs = outputs
             .iter()
             .enumerate()
             .map(|(i, shape)| {
-                let suffix = if i == 0 { String::new() } else { format!("#{i}") };
+                let (suffix, dtype) =
+                    if i == 0 { (String::new(), dtype) } else { (format!("#{i}"), DType::F32) };
                 let name = format!("{scope}:{}{suffix}", op.name());
-                self.add_tensor(name, shape, DType::F32, Storage::Slot)
+                self.add_tensor(name, shape, dtype, Storage::Slot)
             })
             .collect::<Vec<_>>();
         self.nodes.push(Node {
@@ -184,6 +231,14 @@ impl Graph {
         self.scope.push(name.into());
         let out = build(self);
         self.scope.pop();
+        out
+    }
+
+    /// Runs `build` with [`half`](Self::half) off: a network's head.
+    pub fn in_full<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let half = std::mem::take(&mut self.half);
+        let out = build(self);
+        self.half = half;
         out
     }
 
@@ -209,6 +264,39 @@ impl Graph {
     /// A tensor's shape.
     pub fn shape(&self, id: TensorId) -> &[usize] {
         &self.tensors[id.index()].shape
+    }
+
+    /// A tensor's element type.
+    pub fn dtype(&self, id: TensorId) -> DType {
+        self.tensors[id.index()].dtype
+    }
+
+    /// Element type of a result of `channels` channels under [`Graph::half`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] on behalf of `op` if they cannot be packed.
+    pub fn result_dtype(&self, op: &'static str, channels: usize) -> Result<DType> {
+        match (self.half, channels.is_multiple_of(4)) {
+            (false, _) => Ok(DType::F32),
+            (true, true) => Ok(DType::F16),
+            (true, false) => Err(Error::shape(
+                op,
+                format!("{channels} channels cannot be stored as half, they are no multiple of 4"),
+            )),
+        }
+    }
+
+    /// Checks that two operands have the same element type.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] on behalf of `op` naming both.
+    pub fn same_dtype(&self, op: &'static str, a: TensorId, b: TensorId) -> Result<DType> {
+        let (da, db) = (self.dtype(a), self.dtype(b));
+        if da == db {
+            return Ok(da);
+        }
+        let [a, b] = [a, b].map(|id| &self.tensors[id.index()].name);
+        Err(Error::shape(op, format!("{a} is {da:?}, {b} is {db:?}: cast one of them")))
     }
 
     /// A shape of exactly `R` extents.

@@ -1,6 +1,8 @@
 //! Parameters: names, layouts in files and on the device, initial values,
 //! and their places in flat, chunked buffers.
 
+use super::Graph;
+
 /// How a parameter is laid out in a checkpoint; on the device the innermost
 /// extent is always the output channel, so that vector loads run along it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,43 +98,81 @@ impl ParamInfo {
     }
 }
 
-/// Elements between parameter starts: 256 bytes, WebGPU's offset alignment.
-const ALIGN: usize = 64;
+/// Bytes between parameter starts: WebGPU's offset alignment.
+const ALIGN: usize = 256;
 
 /// Places of all parameters in flat buffers of bounded size, shared by
-/// weights, gradients, both moments and EMA.
+/// weights, gradients, both moments and EMA. Parameters that are read as half
+/// lie in the first chunks, which alone have a packed copy; an element has the
+/// same number in both.
 #[derive(Debug, Clone)]
 pub struct ParamLayout {
     /// Chunk and element offset of each parameter.
     pub places: Vec<(usize, usize)>,
     /// Elements of each chunk, padding included (the padding stays zero).
     pub chunks: Vec<usize>,
+    /// How many of the chunks are packed ones.
+    pub packed: usize,
 }
 
 impl ParamLayout {
     /// Packs `params` in order into chunks of at most `max_bytes`; a
     /// parameter larger than that gets a chunk of its own.
     pub fn new(params: &[ParamInfo], max_bytes: u64) -> Self {
+        Self::with_packed(params, &vec![false; params.len()], max_bytes)
+    }
+
+    /// The layout of a network's parameters.
+    pub fn of(graph: &Graph, max_bytes: u64) -> Self {
+        Self::with_packed(&graph.params, &graph.packed_params(), max_bytes)
+    }
+
+    fn with_packed(params: &[ParamInfo], packed: &[bool], max_bytes: u64) -> Self {
+        let mut layout =
+            ParamLayout { places: vec![(0, 0); params.len()], chunks: Vec::new(), packed: 0 };
+        layout.fill(params, |i| packed[i], ALIGN / 2, max_bytes);
+        layout.packed = layout.chunks.len();
+        layout.fill(params, |i| !packed[i], ALIGN / 4, max_bytes);
+        layout
+    }
+
+    /// Appends chunks with the `chosen` parameters, which start at multiples of
+    /// `align` elements.
+    fn fill(
+        &mut self,
+        params: &[ParamInfo],
+        chosen: impl Fn(usize) -> bool,
+        align: usize,
+        max_bytes: u64,
+    ) {
         let limit = (max_bytes / 4) as usize;
-        let (mut places, mut chunks) = (Vec::new(), Vec::new());
         let mut used = 0;
-        for p in params {
-            let len = p.len().next_multiple_of(ALIGN);
+        for (i, p) in params.iter().enumerate().filter(|(i, _)| chosen(*i)) {
+            let len = p.len().next_multiple_of(align);
             if used > 0 && used + len > limit {
-                chunks.push(used);
+                self.chunks.push(used);
                 used = 0;
             }
-            places.push((chunks.len(), used));
+            self.places[i] = (self.chunks.len(), used);
             used += len;
         }
         if used > 0 {
-            chunks.push(used);
+            self.chunks.push(used);
         }
-        ParamLayout { places, chunks }
     }
 
-    /// Bytes of one copy of all parameters.
+    /// Bytes of one 32-bit copy of all parameters.
     pub fn bytes(&self) -> u64 {
         self.chunks.iter().map(|c| *c as u64 * 4).sum()
+    }
+
+    /// Bytes of a packed copy of those that are read as half.
+    pub fn packed_bytes(&self) -> u64 {
+        self.chunks[..self.packed].iter().map(|c| *c as u64 * 2).sum()
+    }
+
+    /// Bytes of what a forward pass binds: the packed copy and the others.
+    pub fn inference_bytes(&self) -> u64 {
+        self.bytes() - self.packed_bytes()
     }
 }

@@ -19,6 +19,34 @@ pub enum FlatKind {
     ExpAvgSq,
     /// Exponential moving average number `0` of the weights.
     Ema(u8),
+    /// Half-precision copy of the packed chunks of the weights.
+    Half,
+    /// The same of the first moving average.
+    HalfEma,
+    /// One chunk of four floats: the state of the loss scale, see
+    /// [`crate::ops::LossScale`].
+    LossScale,
+}
+
+impl FlatKind {
+    /// The packed copy of this kind.
+    pub fn half(self) -> Option<FlatKind> {
+        match self {
+            FlatKind::Weights => Some(FlatKind::Half),
+            FlatKind::Ema(0) => Some(FlatKind::HalfEma),
+            _ => None,
+        }
+    }
+
+    /// Bytes of an element.
+    pub fn element_bytes(self) -> u64 {
+        if self.is_half() { 2 } else { 4 }
+    }
+
+    /// Whether it holds halves, and of packed chunks only.
+    pub fn is_half(self) -> bool {
+        matches!(self, FlatKind::Half | FlatKind::HalfEma)
+    }
 }
 
 /// Work of a dispatch: arithmetic, and bytes if everything bound were touched once.
@@ -76,8 +104,14 @@ pub struct PlanReport {
     pub slots: u64,
     /// Bytes of inputs, outputs and state.
     pub pinned: u64,
-    /// Bytes of one copy of the parameters.
+    /// Bytes of one 32-bit copy of the parameters.
     pub params: u64,
+    /// Bytes of a packed copy of those that are read as half; training keeps it
+    /// beside the 32-bit ones.
+    pub params_half: u64,
+    /// Bytes of the parameters that inference keeps: those that are read as
+    /// half in that form only.
+    pub params_inference: u64,
     /// Largest sum of tensors alive at once: no plan can need less.
     pub lower_bound: u64,
     /// Largest single binding.
@@ -109,7 +143,7 @@ impl Plan {
             }
         }
         let dispatches = live_dispatches(&tensors, dispatches, keep);
-        let params = ParamLayout::new(&graph.params, caps.max_binding.min(caps.max_buffer));
+        let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
         let slots = assign_slots(&tensors, &dispatches, options.no_reuse);
         let plan = Plan { tensors, dispatches, slots, params };
         plan.check_limits(&caps)?;
@@ -143,6 +177,8 @@ impl Plan {
             slots: self.slots.sizes.iter().sum(),
             pinned: pinned.filter(|t| t.storage == Storage::Pinned).map(TensorInfo::bytes).sum(),
             params: self.params.bytes(),
+            params_half: self.params.packed_bytes(),
+            params_inference: self.params.inference_bytes(),
             lower_bound: self.slots.lower_bound,
             largest_binding: used
                 .iter()

@@ -14,8 +14,10 @@ const INCLUDES: &[(&str, &str)] = &[
     ("group_sum.wgsl", include_str!("../../shaders/group_sum.wgsl")),
     ("lane_sum.wgsl", include_str!("../../shaders/lane_sum.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
+    ("power.wgsl", include_str!("../../shaders/power.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
     ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
+    ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
 ];
 
 /// Renders `kernel`'s template with one value per define.

@@ -39,32 +39,40 @@ pub struct Binding {
     pub access: Access,
     /// Present only if this define is non-zero.
     pub when: Option<&'static str>,
+    /// Holds halves (`array<vec2<u32>>`) if this define is non-zero.
+    pub half: Option<&'static str>,
 }
 
 /// A read binding.
 pub const fn read(name: &'static str) -> Binding {
-    Binding { name, access: Access::Read, when: None }
+    Binding { name, access: Access::Read, when: None, half: None }
 }
 
 /// A fully written binding.
 pub const fn write(name: &'static str) -> Binding {
-    Binding { name, access: Access::Write, when: None }
+    Binding { name, access: Access::Write, when: None, half: None }
 }
 
 /// A binding updated in place.
 pub const fn read_write(name: &'static str) -> Binding {
-    Binding { name, access: Access::ReadWrite, when: None }
+    Binding { name, access: Access::ReadWrite, when: None, half: None }
 }
 
 /// A result that is assigned, or added where the define `ACC` is set.
 pub const fn accumulate(name: &'static str) -> Binding {
-    Binding { name, access: Access::Accumulate, when: None }
+    Binding { name, access: Access::Accumulate, when: None, half: None }
 }
 
 impl Binding {
     /// Makes the binding conditional on `define` being non-zero.
     pub const fn when(mut self, define: &'static str) -> Self {
         self.when = Some(define);
+        self
+    }
+
+    /// Makes the elements halves where `define` is non-zero.
+    pub const fn half(mut self, define: &'static str) -> Self {
+        self.half = Some(define);
         self
     }
 }

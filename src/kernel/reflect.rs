@@ -1,6 +1,6 @@
 //! Reflection: a parsed shader must agree with its [`Kernel`] description.
 
-use super::{Access, Kernel};
+use super::{Access, Binding, Kernel};
 use crate::{Error, Result};
 use naga::{AddressSpace, StorageAccess, TypeInner};
 
@@ -10,8 +10,7 @@ use naga::{AddressSpace, StorageAccess, TypeInner};
 /// [`Error::Kernel`] naming the first difference.
 pub fn check(kernel: &Kernel, defines: &[i64], module: &naga::Module) -> Result<()> {
     let fail = |detail: String| Error::Kernel { kernel: kernel.name.into(), detail };
-    let mut expected: Vec<(u32, &str, Access)> =
-        kernel.active_bindings(defines).map(|(i, b)| (i, b.name, b.access)).collect();
+    let mut expected: Vec<(u32, Binding)> = kernel.active_bindings(defines).collect();
     for (_, var) in module.global_variables.iter() {
         let Some(binding) = var.binding else { continue };
         let name = var.name.as_deref().unwrap_or("");
@@ -22,14 +21,19 @@ pub fn check(kernel: &Kernel, defines: &[i64], module: &naga::Module) -> Result<
             AddressSpace::Storage { access } => {
                 let at = expected
                     .iter()
-                    .position(|(i, n, _)| *i == binding.binding && *n == name)
+                    .position(|(i, b)| *i == binding.binding && b.name == name)
                     .ok_or_else(|| {
                         fail(format!(
                             "`{name}` at binding {} is not in its description",
                             binding.binding
                         ))
                     })?;
-                let (_, _, wanted) = expected.remove(at);
+                let (_, Binding { access: wanted, half, .. }) = expected.remove(at);
+                if half.is_some_and(|h| kernel.define(defines, h) != 0)
+                    && !is_packed(module, var.ty)
+                {
+                    return Err(fail(format!("`{name}` is no array<vec2<u32>>, but holds halves")));
+                }
                 let writes = access.contains(StorageAccess::STORE);
                 if writes != (wanted != Access::Read) {
                     return Err(fail(format!(
@@ -41,9 +45,16 @@ pub fn check(kernel: &Kernel, defines: &[i64], module: &naga::Module) -> Result<
         }
     }
     match expected.first() {
-        Some((i, name, _)) => Err(fail(format!("`{name}` (binding {i}) is missing in WGSL"))),
+        Some((i, b)) => Err(fail(format!("`{}` (binding {i}) is missing in WGSL", b.name))),
         None => Ok(()),
     }
+}
+
+/// Whether a type is the one that halves are stored in.
+fn is_packed(module: &naga::Module, ty: naga::Handle<naga::Type>) -> bool {
+    let TypeInner::Array { base, .. } = module.types[ty].inner else { return false };
+    module.types[base].inner
+        == TypeInner::Vector { size: naga::VectorSize::Bi, scalar: naga::Scalar::U32 }
 }
 
 fn check_params(

@@ -91,9 +91,8 @@ impl ModelConfig {
 pub fn model_params(model: &ModelConfig) -> Result<Vec<ParamInfo>> {
     let mut g = Graph::new();
     let (side, channels) = (model.image_size(), model.in_channels());
-    let image = |g: &mut Graph, side: usize| {
-        g.input("image", &[1, side, side, channels], DType::F32)
-    };
+    let image =
+        |g: &mut Graph, side: usize| g.input("image", &[1, side, side, channels], DType::F32);
     let x = image(&mut g, side);
     let t = g.input("t", &[1], DType::F32);
     match model {

@@ -25,7 +25,8 @@ pub struct UNetInputs {
 
 /// Appends the network to `g` and returns its output [n, h, w, out_channels].
 /// Block outputs are tapped under the names "time_embed", "input_blocks.i",
-/// "middle_block" and "output_blocks.i".
+/// "middle_block" and "output_blocks.i". Under [`Graph::half`] all blocks but
+/// "out" are half.
 ///
 /// # Errors
 /// [`crate::Error::Config`] for impossible options, [`crate::Error::Shape`]
@@ -45,9 +46,11 @@ pub fn build(config: &UNetConfig, g: &mut Graph, inputs: UNetInputs) -> Result<T
     let (h, mut skips) = blocks.input_blocks(g, x)?;
     let h = blocks.middle(g, h)?;
     let h = output_blocks(&blocks, g, h, &mut skips)?;
-    g.scope("out", |g| {
-        let h = g.scope("0", |g| group_norm(g, h, norm(true), None))?;
-        g.scope("2", |g| conv2d(g, h, Conv2d::k3(config.out_channels).zeroed(), None, None))
+    g.in_full(|g| {
+        g.scope("out", |g| {
+            let h = g.scope("0", |g| group_norm(g, h, norm(true), None))?;
+            g.scope("2", |g| conv2d(g, h, Conv2d::k3(config.out_channels).zeroed(), None, None))
+        })
     })
 }
 

@@ -14,8 +14,13 @@
 //! Where the norm is infinite (see [`super::grad_norm`]) nothing changes: one
 //! bad batch costs a step, not the run. The host formed 1 - beta and the like
 //! in float64: 1 - 0.9999 from a rounded 0.9999 would be off by 2e-4 of itself.
+//!
+//! Weights that convolutions read as half get their packed copy in the same
+//! launch. Gradients of a scaled loss ([`super::loss_scale`]) are divided by the
+//! scale first.
 
-use super::{GROUP, grad_norm};
+use super::GROUP;
+use super::grad_norm::norm_of;
 use crate::Result;
 use crate::graph::{DType, FlatKind, Launch, Lower, ParamLayout, TensorId};
 use crate::kernel::{Kernel, read, read_write};
@@ -36,16 +41,18 @@ static ADAMW: Kernel = Kernel {
         read_write("ema"),
         read("hyper"),
         read("norm"),
+        read_write("weights_half").when("HALF").half("HALF"),
     ],
     params: Params::FIELDS,
-    defines: &["QUADS"],
+    defines: &["QUADS", "HALF", "SCALED"],
 };
 
 /// Groups of four elements per invocation.
 const QUADS: usize = 4;
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&ADAMW, vec![vec![QUADS as i64]])]
+    let variants = [[0, 0], [0, 1], [1, 0], [1, 1]];
+    vec![(&ADAMW, variants.map(|[half, scaled]| vec![QUADS as i64, half, scaled]).to_vec())]
 }
 
 /// Settings of the optimizer; the rates may change from step to step.
@@ -107,24 +114,41 @@ impl AdamW {
     }
 }
 
+/// The flat buffers that training with [`optimizer_step`] needs. Without
+/// packed parameters the packed kind takes no memory.
+pub const OPTIMIZER_KINDS: [FlatKind; 7] = [
+    FlatKind::Weights,
+    FlatKind::Grads,
+    FlatKind::ExpAvg,
+    FlatKind::ExpAvgSq,
+    FlatKind::Ema(0),
+    FlatKind::Half,
+    FlatKind::LossScale,
+];
+
 /// What the host sees of an optimizer step.
 #[derive(Debug, Clone, Copy)]
 pub struct OptimizerTensors {
     /// Settings, f32 `[8]`, written before each step from [`AdamW::hyper`].
     pub hyper: TensorId,
-    /// Norm of the gradients before clipping, f32 `[1]`; infinite if the step
-    /// was skipped.
+    /// Norm of the gradients before clipping, the first element of f32 `[1]`
+    /// (`[2]` with a loss scale); infinite if the step was skipped.
     pub norm: TensorId,
 }
 
-/// Emits the gradient norm and the update of every chunk. Needs all five
-/// [`FlatKind`]s allocated with `layout`.
+/// Emits the gradient norm and the update of every chunk. Needs
+/// [`OPTIMIZER_KINDS`] allocated with `layout`. `loss_scaled` says that the
+/// gradients are those of a loss times [`super::loss_scale`].
 ///
 /// # Errors
 /// [`crate::Error::Kernel`] if a launch does not fit its kernel.
-pub fn optimizer_step(lower: &mut Lower, layout: &ParamLayout) -> Result<OptimizerTensors> {
+pub fn optimizer_step(
+    lower: &mut Lower,
+    layout: &ParamLayout,
+    loss_scaled: bool,
+) -> Result<OptimizerTensors> {
     let hyper = lower.pinned("hyper", &[HYPER], DType::F32);
-    let norm = grad_norm(lower, layout)?;
+    let norm = norm_of(lower, layout, loss_scaled)?;
     lower.set_label("optimizer:adamw");
     for (chunk, len) in layout.chunks.iter().copied().enumerate() {
         let quads = len / 4;
@@ -137,10 +161,11 @@ pub fn optimizer_step(lower: &mut Lower, layout: &ParamLayout) -> Result<Optimiz
             flat(FlatKind::Ema(0)),
             Some(hyper),
             Some(norm),
+            (chunk < layout.packed).then(|| lower.flat(FlatKind::Half, chunk, len)),
         ];
         lower.launch(Launch {
             kernel: &ADAMW,
-            defines: &[QUADS as i64],
+            defines: &[QUADS as i64, (chunk < layout.packed).into(), loss_scaled.into()],
             params: bytemuck::bytes_of(&Params { quads: quads as u32 }),
             bindings: &bindings,
             groups: (quads as u64).div_ceil(GROUP * QUADS as u64),

@@ -15,28 +15,34 @@ params! {
 static ADD: Kernel = Kernel {
     name: "add",
     source: include_str!("../../shaders/add.wgsl"),
-    bindings: &[read("a"), read("b").when("B"), accumulate("y")],
+    bindings: &[
+        read("a").half("HALF"),
+        read("b").when("B").half("HALF"),
+        accumulate("y").half("HALF"),
+    ],
     params: Params::FIELDS,
-    defines: &["B", "ACC"],
+    defines: &["B", "ACC", "HALF"],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&ADD, vec![vec![1, 0], vec![0, 0], vec![0, 1]])]
+    let variants = [0, 1].map(|half| [vec![1, 0, half], vec![0, 0, half], vec![0, 1, half]]);
+    vec![(&ADD, variants.concat())]
 }
 
 #[derive(Debug)]
 struct Add;
 
-/// y = a + b for tensors of one shape.
+/// y = a + b for tensors of one shape and element type.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes differ.
+/// [`Error::Shape`] if the shapes or types differ.
 pub fn add(g: &mut Graph, a: TensorId, b: TensorId) -> Result<TensorId> {
     let (sa, sb) = (g.shape(a).to_vec(), g.shape(b));
     if sa != sb {
         return Err(Error::shape("add", format!("{sa:?} and {sb:?} differ")));
     }
-    Ok(g.push(Add, &[a, b], &[&sa])[0])
+    let dtype = g.same_dtype("add", a, b)?;
+    Ok(g.push_as(Add, &[a, b], &[&sa], dtype)[0])
 }
 
 impl Op for Add {
@@ -66,7 +72,7 @@ fn launch(
     let p = Params { len: len as u32 };
     lower.launch(Launch {
         kernel: &ADD,
-        defines: &[b.is_some().into(), acc.into()],
+        defines: &[b.is_some().into(), acc.into(), lower.half(y)],
         params: bytemuck::bytes_of(&p),
         bindings: &[Some(a), b, Some(y)],
         groups: groups((len as u64).div_ceil(4)),

@@ -24,8 +24,8 @@
 //! their rows in registers; larger ones read them again block by block, and
 //! several invocations share the channels of the result.
 
-use super::{GROUP, LOOP_TURNS};
-use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
+use super::{GROUP, LOOP_TURNS, cast};
+use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read, read_write, write};
 use crate::{Error, Result, params};
 
@@ -40,9 +40,9 @@ params! {
 static FORWARD: Kernel = Kernel {
     name: "attention",
     source: include_str!("../../shaders/attention.wgsl"),
-    bindings: &[read("qkv"), write("y"), write("lse")],
+    bindings: &[read("qkv").half("HALF"), write("y").half("HALF"), write("lse")],
     params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES"],
+    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "HALF"],
 };
 
 static BACKWARD_Q: Kernel = Kernel {
@@ -50,24 +50,30 @@ static BACKWARD_Q: Kernel = Kernel {
     source: include_str!("../../shaders/attention_dq.wgsl"),
     // dqkv counts as fully written: the launch that follows writes the rest.
     bindings: &[
-        read("qkv"),
-        read("y"),
-        read("dy"),
+        read("qkv").half("HALF"),
+        read("y").half("HALF"),
+        read("dy").half("HALF"),
         read("lse"),
         write("delta"),
-        accumulate("dqkv"),
+        accumulate("dqkv").half("HALF"),
     ],
     params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "ACC"],
+    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "HALF", "ACC"],
 };
 
 static BACKWARD_KV: Kernel = Kernel {
     name: "attention_dkv",
     source: include_str!("../../shaders/attention_dkv.wgsl"),
     // dqkv is read_write in every variant: it keeps dq.
-    bindings: &[read("qkv"), read("dy"), read("lse"), read("delta"), read_write("dqkv")],
+    bindings: &[
+        read("qkv").half("HALF"),
+        read("dy").half("HALF"),
+        read("lse"),
+        read("delta"),
+        read_write("dqkv").half("HALF"),
+    ],
     params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "ACC"],
+    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "HALF", "ACC"],
 };
 
 /// Head sizes that models of the reference use, and some that they do not.
@@ -77,14 +83,17 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new()];
     for d in LISTED_HEADS {
         for tile in [Tile::of(d, true), Tile::of(d, false)] {
-            variants[0].push(tile.defines(Pass::Forward, d));
-            for acc in [0, 1] {
-                variants[1].push([tile.defines(Pass::Queries, d), vec![acc]].concat());
-                variants[2].push([tile.defines(Pass::Keys, d), vec![acc]].concat());
+            for half in 0..=i64::from(d.is_multiple_of(4)) {
+                variants[0].push(tile.defines(Pass::Forward, d, half));
+                for acc in [0, 1] {
+                    variants[1].push([tile.defines(Pass::Queries, d, half), vec![acc]].concat());
+                    variants[2].push([tile.defines(Pass::Keys, d, half), vec![acc]].concat());
+                }
             }
         }
     }
     for v in &mut variants {
+        v.sort();
         v.dedup();
     }
     let [forward, dq, dkv] = variants;
@@ -174,12 +183,11 @@ impl Tile {
     }
 
     /// The defines that all three kernels begin with.
-    fn defines(&self, pass: Pass, d: usize) -> Vec<i64> {
+    fn defines(&self, pass: Pass, d: usize, half: i64) -> Vec<i64> {
         let (tq, tk) =
             if pass == Pass::Keys { (self.block, self.own) } else { (self.own, self.block) };
-        [usize::from(d.is_multiple_of(4)), d, tq, tk, self.hold.into(), self.slices]
-            .map(|v| v as i64)
-            .to_vec()
+        let sizes = [usize::from(d.is_multiple_of(4)), d, tq, tk, self.hold.into(), self.slices];
+        [&sizes.map(|v| v as i64)[..], &[half]].concat()
     }
 }
 
@@ -218,7 +226,8 @@ impl Geometry {
 struct Attention(Geometry);
 
 /// Attends over the pixels of `qkv` [n, h, w, 3c] within each image, with
-/// `heads` heads of c / heads channels; the result is [n, h, w, c].
+/// `heads` heads of c / heads channels; the result is [n, h, w, c], of qkv's
+/// precision.
 ///
 /// # Errors
 /// [`Error::Shape`] if the channels do not divide into three times `heads`.
@@ -237,7 +246,14 @@ pub fn attention(
     }
     let geometry = Geometry { n, tokens: h * w, channels: c3 / 3, heads, order };
     let shapes: [&[usize]; 2] = [&[n, h, w, c3 / 3], &[n, heads, h * w]];
-    Ok(g.push(Attention(geometry), &[qkv], &shapes)[0])
+    let dtype = g.dtype(qkv);
+    if dtype == DType::F16 && !geometry.d().is_multiple_of(4) {
+        // Heads that end within a stored quad of halves: rare, so not worth a kernel.
+        let wide = cast(g, qkv, DType::F32)?;
+        let y = attention(g, wide, heads, order)?;
+        return cast(g, y, dtype);
+    }
+    Ok(g.push_as(Attention(geometry), &[qkv], &shapes, dtype)[0])
 }
 
 impl Op for Attention {
@@ -250,7 +266,7 @@ impl Op for Attention {
         let tile = Tile::of(g.d(), lower.caps.software).bounded(g);
         lower.launch(Launch {
             kernel: &FORWARD,
-            defines: &tile.defines(Pass::Forward, g.d()),
+            defines: &tile.defines(Pass::Forward, g.d(), lower.half(node.inputs[0])),
             params: bytemuck::bytes_of(&g.params(tile)),
             bindings: &[Some(node.inputs[0]), Some(node.outputs[0]), Some(node.outputs[1])],
             groups: tile.tasks(g) as u64,
@@ -271,7 +287,7 @@ impl Op for Attention {
         ];
         for (pass, kernel, bindings, products) in passes {
             let tile = Tile::of(g.d(), lower.caps.software).bounded(g);
-            let mut defines = tile.defines(pass, g.d());
+            let mut defines = tile.defines(pass, g.d(), lower.half(qkv));
             defines.push(acc.into());
             lower.launch(Launch {
                 kernel,

@@ -3,8 +3,8 @@
 //! Backward keeps nothing and splits dy; one launch writes both gradients
 //! unless they differ in whether they accumulate.
 
-use super::groups;
 use super::pixels::Blocks;
+use super::{VEC_HALF, groups};
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
@@ -16,27 +16,31 @@ params! {
 static CONCAT: Kernel = Kernel {
     name: "concat",
     source: include_str!("../../shaders/concat.wgsl"),
-    bindings: &[read("a"), read("b"), write("y")],
+    bindings: &[read("a").half("HALF"), read("b").half("HALF"), write("y").half("HALF")],
     params: Params::FIELDS,
-    defines: &["VEC"],
+    defines: &["VEC", "HALF"],
 };
 
 static SPLIT: Kernel = Kernel {
     name: "concat_split",
     source: include_str!("../../shaders/concat_split.wgsl"),
-    bindings: &[read("dy"), accumulate("da").when("A"), accumulate("db").when("B")],
+    bindings: &[
+        read("dy").half("HALF"),
+        accumulate("da").when("A").half("HALF"),
+        accumulate("db").when("B").half("HALF"),
+    ],
     params: Params::FIELDS,
-    defines: &["VEC", "A", "B", "ACC"],
+    defines: &["VEC", "A", "B", "ACC", "HALF"],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut split = Vec::new();
-    for vec in [0, 1] {
+    for [vec, half] in VEC_HALF {
         for (a, b) in [(1, 0), (0, 1), (1, 1)] {
-            split.extend([0, 1].map(|acc| vec![vec, a, b, acc]));
+            split.extend([0, 1].map(|acc| vec![vec, a, b, acc, half]));
         }
     }
-    vec![(&CONCAT, vec![vec![0], vec![1]]), (&SPLIT, split)]
+    vec![(&CONCAT, VEC_HALF.map(Vec::from).to_vec()), (&SPLIT, split)]
 }
 
 #[derive(Debug)]
@@ -49,7 +53,8 @@ struct Concat {
 /// Channels of `a` [n, h, w, ca] followed by those of `b` [n, h, w, cb].
 ///
 /// # Errors
-/// [`Error::Shape`] if either is not of rank 4, or other extents differ.
+/// [`Error::Shape`] if either is not of rank 4, or other extents or the element
+/// types differ.
 pub fn concat(g: &mut Graph, a: TensorId, b: TensorId) -> Result<TensorId> {
     let [n, h, w, ca] = g.dims("concat", a)?;
     let [bn, bh, bw, cb] = g.dims("concat", b)?;
@@ -58,7 +63,8 @@ pub fn concat(g: &mut Graph, a: TensorId, b: TensorId) -> Result<TensorId> {
         return Err(Error::shape("concat", detail));
     }
     let op = Concat { pixels: n * h * w, ca, cb };
-    Ok(g.push(op, &[a, b], &[&[n, h, w, ca + cb]])[0])
+    let dtype = g.same_dtype("concat", a, b)?;
+    Ok(g.push_as(op, &[a, b], &[&[n, h, w, ca + cb]], dtype)[0])
 }
 
 impl Concat {
@@ -93,7 +99,13 @@ impl Concat {
         let (p, groups) = self.params(lower);
         lower.launch(Launch {
             kernel: &SPLIT,
-            defines: &[self.vec().into(), da.is_some().into(), db.is_some().into(), acc.into()],
+            defines: &[
+                self.vec().into(),
+                da.is_some().into(),
+                db.is_some().into(),
+                acc.into(),
+                lower.half(dy),
+            ],
             params: bytemuck::bytes_of(&p),
             bindings: &[Some(dy), da, db],
             groups,
@@ -111,7 +123,7 @@ impl Op for Concat {
         let (p, groups) = self.params(lower);
         lower.launch(Launch {
             kernel: &CONCAT,
-            defines: &[self.vec().into()],
+            defines: &[self.vec().into(), lower.half(node.outputs[0])],
             params: bytemuck::bytes_of(&p),
             bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(node.outputs[0])],
             groups,

@@ -13,11 +13,15 @@
 //!     demb    = dy summed over the pixels of each image,
 //!     dresidual = dy.
 //!
+//! In half precision x, y, the weight and the gradients of x and y are stored
+//! as half; sums, the bias, emb and the weight's gradient have 32 bits. A stem
+//! reads a 32-bit image and weight and writes half.
+//!
 //! [`super::linear`] runs the same kernels on 1x1 images.
 
 use super::add::give_grad;
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
-use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
+use crate::graph::{DType, FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
 
@@ -43,31 +47,35 @@ static FORWARD: Kernel = Kernel {
     name: "conv2d",
     source: include_str!("../../shaders/conv2d.wgsl"),
     bindings: &[
-        read("x"),
-        read("weight"),
+        read("x").half("HALF_X"),
+        read("weight").half("HALF_X"),
         read("bias"),
         read("emb").when("EMB"),
-        read("residual").when("RESIDUAL"),
-        write("y"),
+        read("residual").when("RESIDUAL").half("HALF_Y"),
+        write("y").half("HALF_Y"),
     ],
     params: Params::FIELDS,
-    defines: &["VEC", "TM", "TN", "EMB", "RESIDUAL"],
+    defines: &["VEC", "TM", "TN", "EMB", "RESIDUAL", "HALF_X", "HALF_Y"],
 };
 
 static BACKWARD_X: Kernel = Kernel {
     name: "conv2d_dx",
     source: include_str!("../../shaders/conv2d_dx.wgsl"),
-    bindings: &[read("dy"), read("weight"), accumulate("dx")],
+    bindings: &[
+        read("dy").half("HALF_Y"),
+        read("weight").half("HALF_X"),
+        accumulate("dx").half("HALF_X"),
+    ],
     params: Params::FIELDS,
-    defines: &["VEC", "TM", "TN", "STRIDE1", "ACC"],
+    defines: &["VEC", "TM", "TN", "STRIDE1", "ACC", "HALF_X", "HALF_Y"],
 };
 
 static BACKWARD_W: Kernel = Kernel {
     name: "conv2d_dw",
     source: include_str!("../../shaders/conv2d_dw.wgsl"),
-    bindings: &[read("x"), read("dy"), write("partial")],
+    bindings: &[read("x").half("HALF_X"), read("dy").half("HALF_Y"), write("partial")],
     params: WeightParams::FIELDS,
-    defines: &["VEC", "TM", "TN"],
+    defines: &["VEC", "TM", "TN", "HALF_X", "HALF_Y"],
 };
 
 static SUM_SPLITS: Kernel = Kernel {
@@ -85,12 +93,13 @@ const TILES: [(u32, u32); 4] = [(16, 8), (8, 8), (4, 8), (4, 4)];
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new()];
-    for vec in [1, 0] {
+    // VEC, HALF_X, HALF_Y: 32 bits, the border to half (a stem), half.
+    for [vec, x, y] in [[1, 0, 0], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 1]] {
         for (tm, tn) in TILES.map(|(m, n)| (i64::from(m), i64::from(n))) {
-            variants[2].push(vec![vec, tm, tn]);
+            variants[2].push(vec![vec, tm, tn, x, y]);
             for (a, b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                variants[0].push(vec![vec, tm, tn, a, b]);
-                variants[1].push(vec![vec, tm, tn, a, b]);
+                variants[0].push(vec![vec, tm, tn, a, b, x, y]);
+                variants[1].push(vec![vec, tm, tn, a, b, x, y]);
             }
         }
     }
@@ -199,6 +208,8 @@ pub(super) fn launch_forward(
             tn.into(),
             emb.is_some().into(),
             residual.is_some().into(),
+            lower.half(x),
+            lower.half(y),
         ],
         params: bytemuck::bytes_of(&g.params(tiles_n, tiles)),
         bindings: &[Some(x), Some(weight), Some(bias), emb, residual, Some(y)],
@@ -218,7 +229,15 @@ pub(super) fn launch_backward_x(
     let (tm, tn, tiles_n, tiles) = choose_tile(lower, g.n * g.h * g.w, g.cin);
     lower.launch(Launch {
         kernel: &BACKWARD_X,
-        defines: &[g.vec().into(), tm.into(), tn.into(), (g.stride == 1).into(), acc.into()],
+        defines: &[
+            g.vec().into(),
+            tm.into(),
+            tn.into(),
+            (g.stride == 1).into(),
+            acc.into(),
+            lower.half(dx),
+            lower.half(dy),
+        ],
         params: bytemuck::bytes_of(&g.params(tiles_n, tiles)),
         bindings: &[Some(dy), Some(weight), Some(dx)],
         groups: groups(tiles.into()),
@@ -270,7 +289,7 @@ pub(super) fn launch_backward_weight(
     };
     lower.launch(Launch {
         kernel: &BACKWARD_W,
-        defines: &[g.vec().into(), tm as i64, tn as i64],
+        defines: &[g.vec().into(), tm as i64, tn as i64, lower.half(x), lower.half(dy)],
         params: bytemuck::bytes_of(&wp),
         bindings: &[Some(x), Some(dy), Some(partial)],
         groups: groups(outputs * splits),
@@ -328,10 +347,12 @@ struct Op2d {
 
 /// Convolves `x` [n, h, w, cin] with new parameters `weight` and `bias` of
 /// the current scope; `emb` [n, cout] and `residual` (y's shape) are added.
+/// Under [`Graph::half`] the result (and a residual) is half, and the weight is
+/// read as half if x is.
 ///
 /// # Errors
 /// [`Error::Shape`] for an unsupported window or stride, or operands that do
-/// not fit.
+/// not fit, in their element types too.
 pub fn conv2d(
     g: &mut Graph,
     x: TensorId,
@@ -359,11 +380,22 @@ pub fn conv2d(
             ));
         }
     }
+    let dtype = g.result_dtype("conv2d", cout)?;
+    let from = g.dtype(x);
+    if from == DType::F16 && dtype == DType::F32 {
+        return Err(Error::shape("conv2d", "x is half, but the result is to be F32: cast x"));
+    }
+    if let Some(residual) = residual
+        && g.dtype(residual) != dtype
+    {
+        let detail = format!("residual is {:?}, {dtype:?} is needed", g.dtype(residual));
+        return Err(Error::shape("conv2d", detail));
+    }
     // PyTorch's kaiming_uniform(a = sqrt 5): both bounds are 1/sqrt(fan_in).
     let bound = Init::Uniform(1.0 / ((kernel * kernel * cin) as f32).sqrt());
     let init = if zero { Init::Zeros } else { bound };
     let shape = vec![kernel, kernel, cin, cout];
-    let weight = g.param(ParamInfo { name: "weight".into(), shape, layout, init });
+    let weight = g.param_as(ParamInfo { name: "weight".into(), shape, layout, init }, from);
     let bias = g.param(ParamInfo {
         name: "bias".into(),
         shape: vec![cout],
@@ -374,7 +406,7 @@ pub fn conv2d(
     inputs.extend(emb);
     inputs.extend(residual);
     let op = Op2d { geometry, has_emb: emb.is_some(), has_residual: residual.is_some() };
-    Ok(g.push(op, &inputs, &[&out])[0])
+    Ok(g.push_as(op, &inputs, &[&out], dtype)[0])
 }
 
 impl Op2d {

@@ -4,6 +4,7 @@
 //! node), so backward runs the same kernel on dy and draws them again, and an
 //! image's mask does not depend on the batch it is in.
 
+use super::VEC_HALF;
 use super::blocks::{Blocks, expect};
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read};
@@ -17,13 +18,14 @@ params! {
 static KERNEL: Kernel = Kernel {
     name: "dropout",
     source: include_str!("../../shaders/dropout.wgsl"),
-    bindings: &[read("x"), read("rng"), accumulate("y")],
+    bindings: &[read("x").half("HALF"), read("rng"), accumulate("y").half("HALF")],
     params: Params::FIELDS,
-    defines: &["VEC", "ACC"],
+    defines: &["VEC", "ACC", "HALF"],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&KERNEL, vec![vec![0, 0], vec![0, 1], vec![1, 0], vec![1, 1]])]
+    let variants = VEC_HALF.map(|[vec, half]| [vec![vec, 0, half], vec![vec, 1, half]]);
+    vec![(&KERNEL, variants.concat())]
 }
 
 #[derive(Debug)]
@@ -47,9 +49,9 @@ pub fn dropout(g: &mut Graph, x: TensorId, p: f32, rng: TensorId) -> Result<Tens
         return Ok(x);
     }
     expect(g, "dropout", "rng", rng, DType::U32, &[4])?;
-    let shape = g.shape(x).to_vec();
+    let (shape, dtype) = (g.shape(x).to_vec(), g.dtype(x));
     let blocks = Blocks::of("dropout", &shape)?;
-    Ok(g.push(Dropout { blocks, probability: p }, &[x, rng], &[&shape])[0])
+    Ok(g.push_as(Dropout { blocks, probability: p }, &[x, rng], &[&shape], dtype)[0])
 }
 
 impl Dropout {
@@ -73,7 +75,7 @@ impl Dropout {
         };
         lower.launch(Launch {
             kernel: &KERNEL,
-            defines: &[b.vec().into(), acc.into()],
+            defines: &[b.vec().into(), acc.into(), lower.half(x)],
             params: bytemuck::bytes_of(&p),
             bindings: &[Some(x), Some(rng), Some(y)],
             groups: b.groups(),

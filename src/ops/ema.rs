@@ -35,12 +35,7 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
 ///
 /// # Errors
 /// [`crate::Error::Kernel`] if a launch does not fit its kernel.
-pub fn ema(
-    lower: &mut Lower,
-    layout: &ParamLayout,
-    index: u8,
-    norm: TensorId,
-) -> Result<TensorId> {
+pub fn ema(lower: &mut Lower, layout: &ParamLayout, index: u8, norm: TensorId) -> Result<TensorId> {
     let rate = lower.pinned("ema rate", &[1], DType::F32);
     lower.set_label("optimizer:ema");
     for (chunk, len) in layout.chunks.iter().copied().enumerate() {

@@ -9,9 +9,10 @@
 //! elements cannot overflow). This is decided on the bits of the gradients,
 //! since a shader may be compiled as if infinities and NaNs did not exist.
 
+use super::loss_scale;
 use crate::Result;
 use crate::graph::{DType, FlatKind, Launch, Lower, ParamLayout, TensorId};
-use crate::kernel::{Kernel, accumulate, read, write};
+use crate::kernel::{Kernel, accumulate, read, read_write, write};
 use crate::params;
 
 params! {
@@ -33,15 +34,20 @@ static GRAD_NORM: Kernel = Kernel {
 static GRAD_NORM_TOTAL: Kernel = Kernel {
     name: "grad_norm_total",
     source: include_str!("../../shaders/grad_norm_total.wgsl"),
-    bindings: &[read("partial"), accumulate("norm")],
+    bindings: &[read("partial"), accumulate("norm"), read_write("state").when("SCALED")],
     params: TotalParams::FIELDS,
-    defines: &["ACC", "ROOT"],
+    defines: &["ACC", "ROOT", "SCALED"],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     vec![
         (&GRAD_NORM, vec![vec![QUADS as i64]]),
-        (&GRAD_NORM_TOTAL, vec![vec![0, 0], vec![0, 1], vec![1, 0], vec![1, 1]]),
+        (
+            &GRAD_NORM_TOTAL,
+            [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]]
+                .map(Vec::from)
+                .to_vec(),
+        ),
     ]
 }
 
@@ -54,7 +60,14 @@ const QUADS: usize = 2048;
 /// # Errors
 /// [`crate::Error::Kernel`] if a launch does not fit its kernel.
 pub fn grad_norm(lower: &mut Lower, layout: &ParamLayout) -> Result<TensorId> {
-    let norm = lower.pinned("grad_norm", &[1], DType::F32);
+    norm_of(lower, layout, false)
+}
+
+/// As [`grad_norm`]; gradients of a `scaled` loss have their true norm put into
+/// element 0 of a tensor `[2]`, and the inverse of the scale into element 1. The
+/// state of the scale then moves on.
+pub(super) fn norm_of(lower: &mut Lower, layout: &ParamLayout, scaled: bool) -> Result<TensorId> {
+    let norm = lower.pinned("grad_norm", &[1 + usize::from(scaled)], DType::F32);
     lower.set_label("optimizer:grad_norm");
     for (chunk, len) in layout.chunks.iter().copied().enumerate() {
         let grads = lower.flat(FlatKind::Grads, chunk, len);
@@ -70,11 +83,12 @@ pub fn grad_norm(lower: &mut Lower, layout: &ParamLayout) -> Result<TensorId> {
             flops: 2 * len as u64,
         })?;
         let last = chunk + 1 == layout.chunks.len();
+        let state = (last && scaled).then(|| loss_scale::state(lower));
         lower.launch(Launch {
             kernel: &GRAD_NORM_TOTAL,
-            defines: &[(chunk > 0).into(), last.into()],
+            defines: &[(chunk > 0).into(), last.into(), state.is_some().into()],
             params: bytemuck::bytes_of(&TotalParams { parts: parts as u32 }),
-            bindings: &[Some(partial), Some(norm)],
+            bindings: &[Some(partial), Some(norm), state],
             groups: 1,
             flops: parts as u64,
         })?;

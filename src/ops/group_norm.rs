@@ -56,7 +56,7 @@ static STATS: Kernel = Kernel {
     name: "group_norm_stats",
     source: include_str!("../../shaders/group_norm_stats.wgsl"),
     bindings: &[
-        read("x"),
+        read("x").half("HALF_X"),
         read("weight").when("FINISH"),
         read("bias").when("FINISH"),
         read("emb").when("EMB"),
@@ -65,23 +65,23 @@ static STATS: Kernel = Kernel {
         write("partials_out").when("OUT"),
     ],
     params: StatsParams::FIELDS,
-    defines: &["VEC", "EMB", "IN", "OUT", "FINISH"],
+    defines: &["VEC", "EMB", "IN", "OUT", "FINISH", "HALF_X"],
 };
 
 static APPLY: Kernel = Kernel {
     name: "group_norm_apply",
     source: include_str!("../../shaders/group_norm_apply.wgsl"),
-    bindings: &[read("x"), read("coefs"), write("y")],
+    bindings: &[read("x").half("HALF_X"), read("coefs"), write("y").half("HALF_Y")],
     params: ApplyParams::FIELDS,
-    defines: &["VEC", "SILU"],
+    defines: &["VEC", "SILU", "HALF_X", "HALF_Y"],
 };
 
 static SUMS: Kernel = Kernel {
     name: "group_norm_sums",
     source: include_str!("../../shaders/group_norm_sums.wgsl"),
     bindings: &[
-        read("x").when("WALK"),
-        read("dy").when("WALK"),
+        read("x").when("WALK").half("HALF_X"),
+        read("dy").when("WALK").half("HALF_Y"),
         read("coefs"),
         read("weight").when("EMB"),
         read("bias").when("EMB"),
@@ -92,7 +92,7 @@ static SUMS: Kernel = Kernel {
         write("partials_out").when("OUT"),
     ],
     params: SumsParams::FIELDS,
-    defines: &["VEC", "SILU", "EMB", "ACC", "IN", "OUT", "FINISH", "WALK"],
+    defines: &["VEC", "SILU", "EMB", "ACC", "IN", "OUT", "FINISH", "WALK", "HALF_X", "HALF_Y"],
 };
 
 // dweight and dbias are read only with ACC_PARAMS, but a kernel has one flag
@@ -102,16 +102,16 @@ static GRADS: Kernel = Kernel {
     name: "group_norm_grads",
     source: include_str!("../../shaders/group_norm_grads.wgsl"),
     bindings: &[
-        read("x"),
-        read("dy"),
+        read("x").half("HALF_X"),
+        read("dy").half("HALF_Y"),
         read("coefs"),
         read("sums"),
-        accumulate("dx"),
+        accumulate("dx").half("HALF_X"),
         read_write("dweight"),
         read_write("dbias"),
     ],
     params: GradsParams::FIELDS,
-    defines: &["VEC", "SILU", "ACC", "ACC_PARAMS"],
+    defines: &["VEC", "SILU", "ACC", "ACC_PARAMS", "HALF_X", "HALF_Y"],
 };
 
 /// The parts of a reduction: all in one launch, or partials and their merging.
@@ -131,17 +131,24 @@ impl Stage {
     }
 }
 
-fn stats_defines(stage: Stage, vec: bool, emb: bool) -> Vec<i64> {
+fn stats_defines(stage: Stage, vec: bool, emb: bool, half: i64) -> Vec<i64> {
     let emb = emb && stage != Stage::Partial;
-    [&[vec.into(), emb.into()][..], &stage.defines()].concat()
+    [&[vec.into(), emb.into()][..], &stage.defines(), &[half]].concat()
 }
 
-fn sums_defines(stage: Stage, vec: bool, silu: bool, emb: bool, acc: bool) -> Vec<i64> {
+fn sums_defines(
+    stage: Stage,
+    vec: bool,
+    silu: bool,
+    emb: bool,
+    acc: bool,
+    half: [i64; 2],
+) -> Vec<i64> {
     let emb = emb && stage != Stage::Partial;
     // Variants that do not differ in text share one set of values.
     let walk = stage != Stage::Merge;
     let flags = [vec && walk, silu && walk, emb, emb && acc].map(i64::from);
-    [&flags[..], &stage.defines(), &[walk.into()]].concat()
+    [&flags[..], &stage.defines(), &[walk.into()], &half.map(|h| h * i64::from(walk))].concat()
 }
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
@@ -149,20 +156,28 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut sums = Vec::new();
     for bits in 0..16u32 {
         let [vec, silu, emb, acc] = [1, 2, 4, 8].map(|b| bits & b != 0);
-        for stage in Stage::ALL {
-            stats.push(stats_defines(stage, vec, emb));
-            sums.push(sums_defines(stage, vec, silu, emb, acc));
+        for (stage, half) in Stage::ALL.into_iter().flat_map(|s| HALVES.map(|h| (s, h))) {
+            stats.push(stats_defines(stage, vec, emb, half[0]));
+            sums.push(sums_defines(stage, vec, silu, emb, acc, half));
         }
     }
     for list in [&mut stats, &mut sums] {
         list.sort();
         list.dedup();
     }
+    // VEC first; halves come in fours.
     let flags = |n: usize| {
-        (0..1i64 << n).map(|bits| (0..n).map(|i| bits >> i & 1).collect()).collect::<Vec<_>>()
+        let bits = (0..1i64 << n).map(move |bits| (0..n).map(|i| bits >> i & 1).collect());
+        let with = |bits: Vec<i64>| HALVES.map(|half| [&bits[..], &half].concat());
+        let packs = |v: &Vec<i64>| v[0] == 1 || v[n..] == [0, 0];
+        bits.flat_map(with).filter(packs).collect::<Vec<_>>()
     };
     vec![(&STATS, stats), (&APPLY, flags(2)), (&SUMS, sums), (&GRADS, flags(4))]
 }
+
+/// Precisions of x and y: 32 bits, within the half-precision torso, out of it
+/// and into it.
+const HALVES: [[i64; 2]; 4] = [[0, 0], [1, 1], [1, 0], [0, 1]];
 
 /// Options of [`group_norm`].
 #[derive(Debug, Clone, Copy)]
@@ -205,7 +220,8 @@ struct GroupNormOp {
 
 /// Normalises `x` [n, h, w, c] or [n, c] with new parameters `weight` and `bias` `[c]` of
 /// the current scope. `emb` [n, 2c] modulates the result: its first half is
-/// the scale (1 is added to it), its second the shift.
+/// the scale (1 is added to it), its second the shift. x may be of either
+/// precision; the result is half under [`Graph::half`].
 ///
 /// # Errors
 /// [`Error::Shape`] if the groups do not divide the channels, a group has
@@ -247,7 +263,8 @@ pub fn group_norm(
     let mut inputs = vec![x, weight, bias];
     inputs.extend(emb);
     let op = GroupNormOp { options, n, hw: h * w, c, has_emb: emb.is_some() };
-    Ok(g.push(op, &inputs, &[&shape, &[n, 4, c]])[0])
+    let dtype = g.result_dtype("group_norm", c)?;
+    Ok(g.push_as(op, &inputs, &[&shape, &[n, 4, c]], dtype)[0])
 }
 
 /// Channels that workgroups of the reductions cover, and splits of the pixels.
@@ -356,7 +373,14 @@ impl GroupNormOp {
             let acc = demb.is_some_and(|d| d.1);
             lower.launch(Launch {
                 kernel: &SUMS,
-                defines: &sums_defines(stage, w.vec, self.options.silu, emb.is_some(), acc),
+                defines: &sums_defines(
+                    stage,
+                    w.vec,
+                    self.options.silu,
+                    emb.is_some(),
+                    acc,
+                    [lower.half(x), lower.half(dy)],
+                ),
                 params: bytemuck::bytes_of(&self.sums_params(w)),
                 bindings: &[
                     Some(x),
@@ -390,7 +414,7 @@ impl Op for GroupNormOp {
         self.reduce(lower, |lower, w, stage, partials, workgroups| {
             lower.launch(Launch {
                 kernel: &STATS,
-                defines: &stats_defines(stage, w.vec, emb.is_some()),
+                defines: &stats_defines(stage, w.vec, emb.is_some(), lower.half(x)),
                 params: bytemuck::bytes_of(&self.stats_params(w)),
                 bindings: &[
                     Some(x),
@@ -416,7 +440,12 @@ impl Op for GroupNormOp {
         };
         lower.launch(Launch {
             kernel: &APPLY,
-            defines: &[self.c.is_multiple_of(4).into(), self.options.silu.into()],
+            defines: &[
+                self.c.is_multiple_of(4).into(),
+                self.options.silu.into(),
+                lower.half(x),
+                lower.half(y),
+            ],
             params: bytemuck::bytes_of(&p),
             bindings: &[Some(x), Some(coefs), Some(y)],
             groups: groups(b.invocations as u64),
@@ -428,17 +457,13 @@ impl Op for GroupNormOp {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
         let sums = self.sums(lower, node, dy)?;
-        // What nobody wants (frozen parameters, the image itself) is written all
-        // the same: it is no case worth a variant.
-        let c = [self.c];
-        let unwanted = |lower: &mut Lower, name| (lower.temp(name, &c), false);
-        let (dweight, acc_params) =
-            lower.grad_target(weight).unwrap_or_else(|| unwanted(lower, "dweight"));
-        let (dbias, _) = lower.grad_target(bias).unwrap_or_else(|| unwanted(lower, "dbias"));
-        let (dx, acc) = lower.grad_target(x).unwrap_or_else(|| {
-            let shape = lower.shape(x).to_vec();
-            (lower.temp("dx", &shape), false)
-        });
+        // What nobody wants (of frozen parameters, of an x with which a network
+        // begins) is no case worth a variant.
+        let mut target =
+            |id, name| lower.grad_target(id).unwrap_or_else(|| (lower.temp_like(name, id), false));
+        let (dweight, acc_params) = target(weight, "dweight");
+        let (dbias, _) = target(bias, "dbias");
+        let (dx, acc) = target(x, "dx");
         let b = self.blocks(lower);
         let apply_groups = groups(b.invocations as u64);
         let p = GradsParams {
@@ -457,6 +482,8 @@ impl Op for GroupNormOp {
                 self.options.silu.into(),
                 acc.into(),
                 acc_params.into(),
+                lower.half(x),
+                lower.half(dy),
             ],
             params: bytemuck::bytes_of(&p),
             bindings: &[

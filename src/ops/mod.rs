@@ -6,6 +6,7 @@ mod adamw;
 mod add;
 mod attention;
 mod blocks;
+mod cast;
 mod concat;
 mod conv2d;
 mod cross_entropy;
@@ -18,8 +19,9 @@ mod group_norm;
 mod label_embedding;
 mod linear;
 mod loss;
-mod mean_pool;
+mod loss_scale;
 mod loss_stats;
+mod mean_pool;
 mod pixels;
 mod pool_tokens;
 mod q_sample;
@@ -31,9 +33,10 @@ mod silu;
 mod timestep_embedding;
 mod vlb;
 
-pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
+pub use adamw::{AdamW, OPTIMIZER_KINDS, OptimizerTensors, optimizer_step};
 pub use add::{add, add_into};
 pub use attention::{AttentionOrder, attention};
+pub use cast::{cast, pack_weights};
 pub use concat::concat;
 pub use conv2d::{Conv2d, conv2d};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
@@ -46,11 +49,12 @@ pub use group_norm::{GroupNorm, group_norm};
 pub use label_embedding::label_embedding;
 pub use linear::{LinearOptions, linear, linear_with};
 pub use loss::{mse, weighted_sum};
+pub use loss_scale::{LossScale, loss_scale};
+pub use loss_stats::{LOSS_STATS, loss_stats};
 pub use mean_pool::{mean_features, mean_pool};
 pub use pool_tokens::{first_token, pool_tokens};
 pub use q_sample::{q_sample, q_sample_with};
 pub use relu::relu;
-pub use loss_stats::{LOSS_STATS, loss_stats};
 pub use repeat::repeat_batch;
 pub use resample::{downsample2, upsample2};
 pub use resize::{resize_area, resize_bilinear};
@@ -69,6 +73,9 @@ pub(crate) const GROUP: u64 = 64;
 /// Mesa 22.3 silently leaves all loops after 65,535 turns.
 pub(crate) const LOOP_TURNS: u64 = 32_768;
 
+/// Values of the defines VEC and HALF: scalars, `vec4`s, halves (always in fours).
+pub(crate) const VEC_HALF: [[i64; 2]; 3] = [[0, 0], [1, 0], [1, 1]];
+
 /// Workgroups for `invocations`.
 pub(crate) fn groups(invocations: u64) -> u64 {
     invocations.div_ceil(GROUP)
@@ -81,6 +88,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(conv2d::kernels());
     all.extend(add::kernels());
     all.extend(attention::kernels());
+    all.extend(cast::kernels());
     all.extend(concat::kernels());
     all.extend(group_norm::kernels());
     all.extend(resample::kernels());
@@ -97,13 +105,14 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(cross_entropy::kernels());
     all.extend(loss_stats::kernels());
     all.extend(repeat::kernels());
+    all.extend(loss_scale::kernels());
     all.extend(gaussian::kernels());
     all.extend(q_sample::kernels());
     all.extend(denoise::kernels());
     all.extend(grad_norm::kernels());
     all.extend(adamw::kernels());
     all.extend(ema::kernels());
-    all.push((&SUM_ROWS, vec![vec![0], vec![1]]));
+    all.push((&SUM_ROWS, vec![vec![0, 0], vec![1, 0], vec![0, 1], vec![1, 1]]));
     all
 }
 
@@ -114,9 +123,9 @@ params! {
 static SUM_ROWS: Kernel = Kernel {
     name: "sum_rows",
     source: include_str!("../../shaders/sum_rows.wgsl"),
-    bindings: &[crate::kernel::read("x"), crate::kernel::accumulate("y")],
+    bindings: &[crate::kernel::read("x").half("HALF_X"), crate::kernel::accumulate("y")],
     params: SumRowsParams::FIELDS,
-    defines: &["ACC"],
+    defines: &["ACC", "HALF_X"],
 };
 
 /// Adds `x` [batch, rows, channels] over its rows into `y` [batch, channels];
@@ -149,7 +158,7 @@ fn launch_sum_rows(
     let p = SumRowsParams { batch: batch as u32, rows: rows as u32, channels: channels as u32 };
     lower.launch(Launch {
         kernel: &SUM_ROWS,
-        defines: &[accumulate.into()],
+        defines: &[accumulate.into(), lower.half(x)],
         params: bytemuck::bytes_of(&p),
         bindings: &[Some(x), Some(y)],
         groups: groups((batch * channels) as u64),

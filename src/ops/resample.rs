@@ -10,8 +10,8 @@
 //! both directions: `spread` writes a pixel to four places, `gather` adds
 //! four pixels. Backward keeps nothing.
 
-use super::groups;
 use super::pixels::Blocks;
+use super::{VEC_HALF, groups};
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read};
 use crate::{Error, Result, params};
@@ -23,14 +23,14 @@ params! {
 static RESAMPLE: Kernel = Kernel {
     name: "resample",
     source: include_str!("../../shaders/resample.wgsl"),
-    bindings: &[read("x"), accumulate("y")],
+    bindings: &[read("x").half("HALF"), accumulate("y").half("HALF")],
     params: Params::FIELDS,
-    defines: &["VEC", "SPREAD", "ACC"],
+    defines: &["VEC", "SPREAD", "ACC", "HALF"],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let variants = (0..8).map(|bits| vec![bits & 1, bits >> 1 & 1, bits >> 2 & 1]).collect();
-    vec![(&RESAMPLE, variants)]
+    let of = |[vec, half]: [i64; 2]| (0..4).map(move |b| vec![vec, b & 1, b >> 1, half]);
+    vec![(&RESAMPLE, VEC_HALF.into_iter().flat_map(of).collect())]
 }
 
 #[derive(Debug)]
@@ -44,7 +44,8 @@ struct Resample {
 /// [`Error::Shape`] if x is not of rank 4.
 pub fn upsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
     let [n, h, w, c] = g.dims("upsample2", x)?;
-    Ok(g.push(Resample { up: true }, &[x], &[&[n, 2 * h, 2 * w, c]])[0])
+    let dtype = g.dtype(x);
+    Ok(g.push_as(Resample { up: true }, &[x], &[&[n, 2 * h, 2 * w, c]], dtype)[0])
 }
 
 /// 2x2 averages: `x` [n, h, w, c] to [n, h/2, w/2, c].
@@ -57,7 +58,8 @@ pub fn downsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
         let detail = format!("{h}x{w} pixels cannot be halved, both must be even");
         return Err(Error::shape("downsample2", detail));
     }
-    Ok(g.push(Resample { up: false }, &[x], &[&[n, h / 2, w / 2, c]])[0])
+    let dtype = g.dtype(x);
+    Ok(g.push_as(Resample { up: false }, &[x], &[&[n, h / 2, w / 2, c]], dtype)[0])
 }
 
 /// Spreads x over y (twice its height and width) or gathers x into y (half).
@@ -83,7 +85,7 @@ fn launch(
     };
     lower.launch(Launch {
         kernel: &RESAMPLE,
-        defines: &[c.is_multiple_of(4).into(), spread.into(), acc.into()],
+        defines: &[c.is_multiple_of(4).into(), spread.into(), acc.into(), lower.half(x)],
         params: bytemuck::bytes_of(&p),
         bindings: &[Some(x), Some(y)],
         groups: groups(b.invocations as u64),

@@ -3,8 +3,8 @@
 //! Backward keeps x: dx = dy * s * (1 + x * (1 - s)) with s = sigmoid(x).
 //! After a norm it is fused into [`super::group_norm`].
 
-use super::groups;
 use super::pixels::share;
+use super::{VEC_HALF, groups};
 use crate::Result;
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read};
@@ -17,13 +17,17 @@ params! {
 static SILU: Kernel = Kernel {
     name: "silu",
     source: include_str!("../../shaders/silu.wgsl"),
-    bindings: &[read("x"), read("dy").when("BACKWARD"), accumulate("y")],
+    bindings: &[
+        read("x").half("HALF"),
+        read("dy").when("BACKWARD").half("HALF"),
+        accumulate("y").half("HALF"),
+    ],
     params: Params::FIELDS,
-    defines: &["VEC", "BACKWARD", "ACC"],
+    defines: &["VEC", "BACKWARD", "ACC", "HALF"],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let variants = [0, 1].map(|v| [vec![v, 0, 0], vec![v, 1, 0], vec![v, 1, 1]]);
+    let variants = VEC_HALF.map(|[v, h]| [vec![v, 0, 0, h], vec![v, 1, 0, h], vec![v, 1, 1, h]]);
     vec![(&SILU, variants.concat())]
 }
 
@@ -35,8 +39,8 @@ struct Silu;
 /// # Errors
 /// None at present; the type matches the other ops.
 pub fn silu(g: &mut Graph, x: TensorId) -> Result<TensorId> {
-    let shape = g.shape(x).to_vec();
-    Ok(g.push(Silu, &[x], &[&shape])[0])
+    let (shape, dtype) = (g.shape(x).to_vec(), g.dtype(x));
+    Ok(g.push_as(Silu, &[x], &[&shape], dtype)[0])
 }
 
 fn launch(
@@ -52,7 +56,7 @@ fn launch(
     let p = Params { len: len as u32, turns: turns as u32 };
     lower.launch(Launch {
         kernel: &SILU,
-        defines: &[len.is_multiple_of(4).into(), dy.is_some().into(), acc.into()],
+        defines: &[len.is_multiple_of(4).into(), dy.is_some().into(), acc.into(), lower.half(x)],
         params: bytemuck::bytes_of(&p),
         bindings: &[Some(x), dy, Some(y)],
         groups: groups(quads.div_ceil(turns) as u64),

@@ -16,6 +16,7 @@
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod cast;
 pub mod concat;
 pub mod conv2d;
 pub mod cross_entropy;
@@ -27,11 +28,12 @@ pub mod group_norm;
 pub mod label_embedding;
 pub mod linear;
 pub mod loss;
+pub mod loss_scale;
+pub mod loss_stats;
 pub mod mean_pool;
 pub mod pool_tokens;
 pub mod q_sample;
 pub mod relu;
-pub mod loss_stats;
 pub mod repeat;
 pub mod resample;
 pub mod resize;
@@ -44,6 +46,7 @@ pub const OPS: &[&str] = &[
     "adamw",
     "add",
     "attention",
+    "cast",
     "concat",
     "conv2d",
     "cross_entropy",
@@ -55,6 +58,7 @@ pub const OPS: &[&str] = &[
     "label_embedding",
     "linear",
     "loss",
+    "loss_scale",
     "loss_stats",
     "mean_pool",
     "pool_tokens",

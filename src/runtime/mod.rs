@@ -206,6 +206,7 @@ impl Program {
     }
 
     /// Reads pinned tensors (kept or inputs), waiting for submitted work.
+    /// Halves are widened.
     ///
     /// # Errors
     /// [`Error::Shape`] for a tensor without a buffer of its own.
@@ -221,7 +222,13 @@ impl Program {
             })
             .collect::<Result<_>>()?;
         let raw = gpu.read(&ranges)?;
-        Ok(raw.iter().map(|b| bytemuck::pod_collect_to_vec(b)).collect())
+        let float = |(id, bytes): (&TensorId, &Vec<u8>)| -> Vec<f32> {
+            match self.plan.tensors[id.index()].dtype {
+                DType::F16 => state::widen(bytes),
+                _ => bytemuck::pod_collect_to_vec(bytes),
+            }
+        };
+        Ok(ids.iter().zip(&raw).map(float).collect())
     }
 }
 
@@ -253,7 +260,7 @@ impl Memory {
             }
         }
         if options.poison {
-            let float = |id: &TensorId| plan.tensors[id.index()].dtype == DType::F32;
+            let float = |id: &TensorId| plan.tensors[id.index()].dtype != DType::U32;
             let pinned = memory.pinned.iter().filter(|(id, _)| float(id)).map(|(_, b)| b);
             for buffer in memory.slots.iter().chain(pinned) {
                 let nan = vec![0xff; buffer.size() as usize];
@@ -264,7 +271,8 @@ impl Memory {
     }
 }
 
-/// Buffer, offset and bytes of a tensor.
+/// Buffer, offset and bytes of a tensor. Parameters lie where `flat`'s layout
+/// has them: a plan of 32 bits may run on weights that also have a packed copy.
 fn locate<'a>(
     plan: &Plan,
     memory: &'a Memory,
@@ -275,9 +283,9 @@ fn locate<'a>(
     let info = &plan.tensors[id.index()];
     let missing = || Error::Device(format!("{} has no buffer", info.name));
     let parameter = |kind, p: usize| {
-        let (chunk, offset) = plan.params.places[p];
+        let (chunk, offset) = *flat.layout().places.get(p).ok_or_else(missing)?;
         let buffer = flat.chunk(kind, chunk).ok_or_else(missing)?;
-        Ok((buffer, offset as u64 * 4, info.bytes()))
+        Ok((buffer, offset as u64 * info.dtype.bytes(), info.bytes()))
     };
     match info.storage {
         Storage::Slot => {
@@ -285,6 +293,9 @@ fn locate<'a>(
             Ok((&memory.slots[*slot], 0, info.bytes()))
         }
         Storage::Pinned => Ok((memory.pinned.get(&id).ok_or_else(missing)?, 0, info.bytes())),
+        Storage::Param(p) if info.dtype == DType::F16 => {
+            parameter(weights.half().ok_or_else(missing)?, p)
+        }
         Storage::Param(p) => parameter(weights, p),
         Storage::ParamGrad(p) => parameter(FlatKind::Grads, p),
         Storage::Flat(kind, chunk) => {

@@ -1,4 +1,5 @@
-//! The flat buffers: weights, gradients, moments and EMA of all parameters.
+//! The flat buffers: weights, gradients, moments and EMA of all parameters,
+//! packed copies of some, and the loss scale.
 
 use crate::gpu::Gpu;
 use crate::graph::{FlatKind, ParamInfo, ParamLayout};
@@ -12,19 +13,51 @@ pub struct FlatBuffers {
 }
 
 impl FlatBuffers {
-    /// Allocates zeroed buffers of the given kinds.
+    /// Allocates zeroed buffers of the given kinds; of packed kinds those chunks
+    /// that are read as half.
     ///
     /// # Errors
     /// [`Error::Memory`] if the device has no room.
     pub fn new(gpu: &Gpu, layout: &ParamLayout, kinds: &[FlatKind]) -> Result<Self> {
-        let mut buffers = HashMap::new();
+        let mut flat = FlatBuffers { layout: layout.clone(), buffers: HashMap::new() };
         for kind in kinds {
-            for (i, len) in layout.chunks.iter().enumerate() {
-                let label = format!("{kind:?} chunk {i}");
-                buffers.insert((*kind, i), gpu.storage_buffer(&label, *len as u64 * 4)?);
+            match kind {
+                FlatKind::LossScale => flat.allocate(gpu, *kind, 0, SCALE_BYTES)?,
+                _ => {
+                    let chunks = if kind.is_half() { layout.packed } else { layout.chunks.len() };
+                    (0..chunks).try_for_each(|i| flat.allocate_chunk(gpu, *kind, i))?;
+                }
             }
         }
-        Ok(FlatBuffers { layout: layout.clone(), buffers })
+        Ok(flat)
+    }
+
+    /// Allocates what inference reads: the packed chunks of the weights as half
+    /// only, the others as they are.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the device has no room.
+    pub fn inference(gpu: &Gpu, layout: &ParamLayout) -> Result<Self> {
+        let mut flat = Self::new(gpu, layout, &[FlatKind::Half])?;
+        for i in layout.packed..layout.chunks.len() {
+            flat.allocate_chunk(gpu, FlatKind::Weights, i)?;
+        }
+        Ok(flat)
+    }
+
+    fn allocate_chunk(&mut self, gpu: &Gpu, kind: FlatKind, i: usize) -> Result<()> {
+        self.allocate(gpu, kind, i, self.layout.chunks[i] as u64 * kind.element_bytes())
+    }
+
+    fn allocate(&mut self, gpu: &Gpu, kind: FlatKind, i: usize, bytes: u64) -> Result<()> {
+        let buffer = gpu.storage_buffer(&format!("{kind:?} chunk {i}"), bytes)?;
+        self.buffers.insert((kind, i), buffer);
+        Ok(())
+    }
+
+    /// Where the parameters lie.
+    pub fn layout(&self) -> &ParamLayout {
+        &self.layout
     }
 
     /// A chunk's buffer, if this kind was allocated.
@@ -32,10 +65,12 @@ impl FlatBuffers {
         self.buffers.get(&(kind, chunk))
     }
 
-    /// Uploads one value per parameter element, in device layout.
+    /// Uploads one value per parameter element, in device layout, to the
+    /// buffers of `kind` and to its packed copy, as far as they are allocated.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the number of values or their lengths differ.
+    /// [`Error::Shape`] if the number of values or their lengths differ,
+    /// [`Error::Device`] if some have no place.
     pub fn write(
         &self,
         gpu: &Gpu,
@@ -56,33 +91,80 @@ impl FlatBuffers {
             chunks[*chunk][*at..at + v.len()].copy_from_slice(v);
         }
         for (i, data) in chunks.iter().enumerate() {
-            let buffer = self
-                .chunk(kind, i)
-                .ok_or_else(|| Error::Device(format!("{kind:?} is not allocated")))?;
-            gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(data));
+            let (whole, packed) = (self.chunk(kind, i), kind.half().and_then(|k| self.chunk(k, i)));
+            if whole.is_none() && packed.is_none() {
+                return Err(missing(kind));
+            }
+            if let Some(buffer) = whole {
+                gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(data));
+            }
+            if let Some(buffer) = packed {
+                let halves: Vec<half::f16> = data.iter().map(|v| half::f16::from_f32(*v)).collect();
+                gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&halves));
+            }
         }
         // Lets the driver free its staging memory before the next upload.
         gpu.queue.submit([]);
         Ok(())
     }
 
-    /// Downloads all parameters of a kind, in device layout.
+    /// Downloads all parameters of a kind, in device layout; from a packed kind
+    /// those that it holds, the others are empty.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device is lost.
+    /// [`Error::Device`] if the device is lost or the kind is not allocated.
     pub fn read(&self, gpu: &Gpu, kind: FlatKind, params: &[ParamInfo]) -> Result<Vec<Vec<f32>>> {
         let mut chunks: Vec<Vec<f32>> = Vec::new();
         for (i, len) in self.layout.chunks.iter().enumerate() {
-            let buffer = self
-                .chunk(kind, i)
-                .ok_or_else(|| Error::Device(format!("{kind:?} is not allocated")))?;
-            let raw = gpu.read(&[(buffer, 0, *len as u64 * 4)])?;
-            chunks.extend(raw.iter().map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(b)));
+            if kind.is_half() && i >= self.layout.packed {
+                break;
+            }
+            let buffer = self.chunk(kind, i).ok_or_else(|| missing(kind))?;
+            let raw = &gpu.read(&[(buffer, 0, *len as u64 * kind.element_bytes())])?[0];
+            chunks.push(if kind.is_half() {
+                widen(raw)
+            } else {
+                bytemuck::pod_collect_to_vec(raw)
+            });
         }
-        Ok(params
-            .iter()
-            .zip(&self.layout.places)
-            .map(|(p, (chunk, at))| chunks[*chunk][*at..at + p.len()].to_vec())
-            .collect())
+        let place = |(p, (chunk, at)): (&ParamInfo, &(usize, usize))| {
+            chunks.get(*chunk).map_or(Vec::new(), |c| c[*at..at + p.len()].to_vec())
+        };
+        Ok(params.iter().zip(&self.layout.places).map(place).collect())
     }
+
+    /// Uploads the state of the loss scale (`ops::LossScale`).
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it is not allocated.
+    pub fn write_loss_scale(&self, gpu: &Gpu, state: [f32; 4]) -> Result<()> {
+        let kind = FlatKind::LossScale;
+        let buffer = self.chunk(kind, 0).ok_or_else(|| missing(kind))?;
+        gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&state));
+        Ok(())
+    }
+
+    /// Downloads the state of the loss scale, waiting for submitted work.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it is not allocated or the device is lost.
+    pub fn read_loss_scale(&self, gpu: &Gpu) -> Result<[f32; 4]> {
+        let kind = FlatKind::LossScale;
+        let buffer = self.chunk(kind, 0).ok_or_else(|| missing(kind))?;
+        let raw = gpu.read(&[(buffer, 0, SCALE_BYTES)])?;
+        Ok(bytemuck::pod_read_unaligned(&raw[0]))
+    }
+}
+
+/// Floats from the bytes of halves.
+pub(super) fn widen(halves: &[u8]) -> Vec<f32> {
+    let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(halves);
+    halves.into_iter().map(half::f16::to_f32).collect()
+}
+
+/// Bytes of the loss scale's state.
+const SCALE_BYTES: u64 = 16;
+
+fn missing(kind: FlatKind) -> Error {
+    Error::Device(format!("{kind:?} is not allocated"))
 }

@@ -52,12 +52,17 @@ pub struct TrainConfig {
     pub label_dropout: f64,
     /// Train a classifier on noised images; clean ones otherwise.
     pub noised: bool,
+    /// Store activations and convolution weights as half, with a dynamic loss
+    /// scale.
+    pub half: bool,
     /// Bit mask of the levels whose blocks are recomputed in the backward walk.
     pub recompute_levels: u32,
 }
 
 /// The first files held a single rate.
-fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Vec<f64>, D::Error> {
+fn one_or_many<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Vec<f64>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Rates {
@@ -92,6 +97,7 @@ impl Default for TrainConfig {
             schedule_sampler: ScheduleSampler::Uniform,
             label_dropout: 0.0,
             noised: true,
+            half: false,
             recompute_levels: 0,
         }
     }

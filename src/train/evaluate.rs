@@ -1,9 +1,9 @@
 //! Evaluation: the training losses of a fixed set of images under fixed noise
 //! and timesteps, so that two evaluations can be compared.
 
+use super::TrainConfig;
 use super::step::{Feed, MicroBatch, QUARTILES, TermSum, lower_sums, take_sums};
 use super::wiring::{Noise, Wiring, wire};
-use super::TrainConfig;
 use crate::data::{Augment, Dataset};
 use crate::diffusion::DiffusionConfig;
 use crate::gpu::Caps;

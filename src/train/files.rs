@@ -1,11 +1,12 @@
 //! What a run keeps on disk: saving the whole state, and loading it to go on.
 
-use super::step::state_kinds;
 use super::TrainStep;
+use super::step::state_kinds;
 use crate::checkpoint::{NetworkInfo, Progress, Tensor, TensorFile, read_network, write_network};
 use crate::diffusion::LossSecondMoment;
 use crate::graph::FlatKind;
 use crate::model::{parameters, parameters_to_tensors};
+use crate::ops::LossScale;
 use crate::runtime::Context;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// Tensors of the timestep sampler's history.
 const HISTORY: &str = "sampler.losses";
 const COUNTS: &str = "sampler.counts";
+
+/// The loss scale of half precision.
+const SCALE: &str = "loss_scale";
 
 /// The whole state.
 pub(super) fn state_path(folder: &Path) -> PathBuf {
@@ -69,6 +73,9 @@ pub(super) fn save_state(
         let values = step.flat().read(ctx.gpu, kind, params)?;
         state.tensors.extend(parameters_to_tensors(params, &values, &state_prefix(kind))?);
     }
+    if let Some(scale) = step.loss_scale(ctx)? {
+        state.tensors.insert(SCALE.into(), Tensor::f32(vec![4], scale.state().to_vec())?);
+    }
     if let Some(sampler) = sampler {
         let (losses, counts) = sampler.state();
         let steps = counts.len();
@@ -89,22 +96,25 @@ pub(super) fn load_state(
     let (saved, file) = read_network(path)?;
     let params = &step.graph().params;
     for kind in state_kinds(info.training.ema_rates.len()) {
-        let values = parameters(params, &file, &state_prefix(kind))
-            .map_err(|e| Error::file(path, e))?;
+        let values =
+            parameters(params, &file, &state_prefix(kind)).map_err(|e| Error::file(path, e))?;
         step.flat().write(ctx.gpu, kind, params, &values)?;
+    }
+    if let (true, Some(scale)) = (info.training.half, file.tensors.get(SCALE)) {
+        let state = scale.to_f32().map_err(|e| Error::file(path, e.to_string()))?;
+        let state = state[..].try_into().map_err(|_| Error::file(path, "its loss scale is odd"))?;
+        step.set_loss_scale(ctx, LossScale::from_state(state))?;
     }
     Ok((saved.progress, history(&file, info, path)?))
 }
 
-fn history(
-    file: &TensorFile,
-    info: &NetworkInfo,
-    path: &Path,
-) -> Result<Option<LossSecondMoment>> {
+fn history(file: &TensorFile, info: &NetworkInfo, path: &Path) -> Result<Option<LossSecondMoment>> {
     let (Some(losses), Some(counts)) = (file.tensors.get(HISTORY), file.tensors.get(COUNTS)) else {
         return Ok(None);
     };
-    let read = |t: &Tensor| t.to_f32().map(|v| v.into_owned()).map_err(|e| Error::file(path, e.to_string()));
+    let read = |t: &Tensor| {
+        t.to_f32().map(|v| v.into_owned()).map_err(|e| Error::file(path, e.to_string()))
+    };
     let steps = info.diffusion.diffusion_steps;
     LossSecondMoment::from_state(steps, read(losses)?, &read(counts)?)
         .map(Some)

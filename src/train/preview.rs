@@ -7,8 +7,8 @@ use crate::data::{Augment, Dataset};
 use crate::diffusion::{ImageSampler, SampleJob, SampleOptions};
 use crate::graph::FlatKind;
 use crate::model::UNetConfig;
-use crate::reference::resize::{ResizeShape, area};
 use crate::output::{Grid, image::to_u8};
+use crate::reference::resize::{ResizeShape, area};
 use crate::runtime::Context;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -43,10 +43,8 @@ impl Preview {
         let folder = folder.join("samples");
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
         let path = folder.join(format!("step_{:07}.png", info.progress.step));
-        let title = format!(
-            "step {}, {} images seen",
-            info.progress.step, info.progress.images_seen
-        );
+        let title =
+            format!("step {}, {} images seen", info.progress.step, info.progress.images_seen);
         let (images, labels) = match model.small_size {
             Some(small) => (self.upsampled(ctx, info, model, small, dataset)?, Vec::new()),
             None => self.classes(ctx, info, model)?,
@@ -106,8 +104,7 @@ impl Preview {
             dataset.write_floats(at, Augment::default(), out)?;
             labels.push(dataset.label(at));
         }
-        let shape =
-            ResizeShape { n: COLUMNS, from: [size, size], to: [small, small], c: channels };
+        let shape = ResizeShape { n: COLUMNS, from: [size, size], to: [small, small], c: channels };
         let low_res = area(&shape, &originals);
         let labels = if model.num_classes.is_some() { labels } else { Vec::new() };
         let job = SampleJob {

@@ -204,8 +204,7 @@ pub fn train(
     let step = TrainStep::new(ctx, &info.model, &info.diffusion, &info.training, Noise::Drawn)?;
     let mut sampler = None;
     if options.resume {
-        (info.progress, sampler) =
-            load_state(ctx, &step, &info, &state_path(&options.folder))?;
+        (info.progress, sampler) = load_state(ctx, &step, &info, &state_path(&options.folder))?;
     } else {
         info.progress = Progress::default();
         let params = &step.graph().params;

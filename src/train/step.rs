@@ -15,7 +15,7 @@ use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
 };
 use crate::model::ModelConfig;
-use crate::ops::{self, AdamW, OptimizerTensors};
+use crate::ops::{self, AdamW, LossScale, OptimizerTensors};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
 use crate::{Error, Result, rng};
 
@@ -206,13 +206,20 @@ fn lower_micro(
     caps: &Caps,
     graph: &Graph,
     wiring: &Wiring,
+    half: bool,
     accumulate: bool,
 ) -> Result<(Plan, Vec<TensorId>)> {
     let mut lower = Lower::new(graph, caps);
     lower.accumulate_params(accumulate);
     lower.forward()?;
     let sums = lower_sums(&mut lower, wiring)?;
-    lower.backward(&wiring.seeds(), &[])?;
+    let mut seeds = wiring.seeds();
+    if half {
+        for (_, seed) in &mut seeds {
+            *seed = ops::loss_scale(&mut lower, *seed)?;
+        }
+    }
+    lower.backward(&seeds, &[])?;
     let keep: Vec<TensorId> =
         sums.iter().copied().chain(wiring.terms.iter().map(|t| t.values)).collect();
     Ok((Plan::new(graph, lower, &keep, PlanOptions::default())?, sums))
@@ -232,7 +239,7 @@ pub fn plan_report(
     let mut graph = Graph::new();
     let n = config.micro_batch;
     let wiring = wire(model, diffusion, config, n, Noise::Drawn, true, &mut graph)?;
-    Ok(lower_micro(caps, &graph, &wiring, false)?.0.report())
+    Ok(lower_micro(caps, &graph, &wiring, config.half, false)?.0.report())
 }
 
 /// The flat buffers of a training run.
@@ -273,20 +280,27 @@ impl TrainStep {
         let mut graph = Graph::new();
         let n = config.micro_batch;
         let wiring = wire(model, diffusion, config, n, noise, true, &mut graph)?;
-        let (plan, sums) = lower_micro(&ctx.gpu.caps, &graph, &wiring, false)?;
+        let (plan, sums) = lower_micro(&ctx.gpu.caps, &graph, &wiring, config.half, false)?;
         let layout = plan.params.clone();
         let mut kinds = state_kinds(config.ema_rates.len());
         kinds.push(FlatKind::Grads);
+        if config.half {
+            kinds.extend([FlatKind::Half, FlatKind::HalfEma, FlatKind::LossScale]);
+        }
         let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds)?;
         let first = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
         let rest = if config.micro_batches() > 1 {
-            let (plan, _) = lower_micro(&ctx.gpu.caps, &graph, &wiring, true)?;
+            let (plan, _) = lower_micro(&ctx.gpu.caps, &graph, &wiring, config.half, true)?;
             let options = CompileOptions { share: Some(&first), ..Default::default() };
             Some(Program::compile(ctx, plan, &flat, options)?)
         } else {
             None
         };
-        let optimizer = Optimizer::compile(ctx, &layout, &flat, config.ema_rates.len())?;
+        if config.half {
+            let lg = if matches!(model, ModelConfig::Encoder(_)) { 16.0 } else { 20.0 };
+            flat.write_loss_scale(ctx.gpu, LossScale { lg, ..Default::default() }.state())?;
+        }
+        let optimizer = Optimizer::compile(ctx, &layout, &flat, config)?;
         let feed = Feed::new(model, diffusion, config)?;
         let config = config.clone();
         Ok(TrainStep { graph, wiring, sums, first, rest, optimizer, flat, feed, config })
@@ -300,6 +314,25 @@ impl TrainStep {
     /// The flat buffers, to read and write parameters and to sample from.
     pub fn flat(&self) -> &FlatBuffers {
         &self.flat
+    }
+
+    /// The state of the loss scale, in half precision.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] on a fault.
+    pub fn loss_scale(&self, ctx: Context) -> Result<Option<LossScale>> {
+        if !self.config.half {
+            return Ok(None);
+        }
+        Ok(Some(LossScale::from_state(self.flat.read_loss_scale(ctx.gpu)?)))
+    }
+
+    /// Sets the state of the loss scale, as a resumed run does.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the step is not in half precision.
+    pub fn set_loss_scale(&self, ctx: Context, state: LossScale) -> Result<()> {
+        self.flat.write_loss_scale(ctx.gpu, state.state())
     }
 
     /// Names of the terms, in order.
@@ -373,9 +406,7 @@ impl TrainStep {
         let ids: Vec<TensorId> = self.wiring.terms.iter().map(|t| t.values).collect();
         let scale = vb_scale(&self.feed.diffusion) as f32;
         let mut named = Vec::new();
-        for (term, mut values) in
-            self.wiring.terms.iter().zip(self.first.read(ctx.gpu, &ids)?)
-        {
+        for (term, mut values) in self.wiring.terms.iter().zip(self.first.read(ctx.gpu, &ids)?) {
             if term.name == "vb" {
                 values.iter_mut().for_each(|v| *v *= scale);
             }
@@ -413,12 +444,12 @@ impl Optimizer {
         ctx: Context,
         layout: &ParamLayout,
         flat: &FlatBuffers,
-        averages: usize,
+        config: &TrainConfig,
     ) -> Result<Optimizer> {
         let graph = Graph::new();
         let mut lower = Lower::new(&graph, &ctx.gpu.caps);
-        let tensors = ops::optimizer_step(&mut lower, layout)?;
-        let averages = (1..averages as u8)
+        let tensors = ops::optimizer_step(&mut lower, layout, config.half)?;
+        let averages = (1..config.ema_rates.len() as u8)
             .map(|i| ops::ema(&mut lower, layout, i, tensors.norm))
             .collect::<Result<_>>()?;
         let plan = Plan::new(&graph, lower, &[tensors.norm], PlanOptions::default())?;

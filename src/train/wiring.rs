@@ -81,6 +81,7 @@ pub(super) fn wire(
     g: &mut Graph,
 ) -> Result<Wiring> {
     g.recompute_levels = config.recompute_levels;
+    g.half = config.half;
     let (size, channels) = (model.image_size(), model.in_channels());
     let image = [n, size, size, channels];
     let x0 = g.input("x0", &image, DType::F32);

@@ -199,8 +199,7 @@ fn likelihood(
     let ctx = context();
     let model = model_config(case.model)?;
     let n = case.shape[0];
-    let wiring =
-        LikelihoodGraph::new(&model, &process.diffusion, n, true, true).map_err(text)?;
+    let wiring = LikelihoodGraph::new(&model, &process.diffusion, n, true, true).map_err(text)?;
     let plan = wiring.plan(&ctx.gpu.caps).map_err(text)?;
     let flat = upload(&plan, &wiring.graph.params, case.salt)?;
     let scorer =
@@ -214,8 +213,7 @@ fn likelihood(
         seed: 0,
     };
     let noise = |done: usize| nhwc(case.shape, &case.noise(done));
-    let scores =
-        scorer.evaluate(ctx, &job, Some(&noise), &mut || Ok(())).map_err(text)?;
+    let scores = scorer.evaluate(ctx, &job, Some(&noise), &mut || Ok(())).map_err(text)?;
     let narrow = |v: &[f64]| v.iter().map(|x| *x as f32).collect::<Vec<f32>>();
     let mut collect = |name: &str, of: &dyn Fn(&demist::diffusion::ImageLikelihood) -> Vec<f32>| {
         outputs.insert(format!("out.bpd.{name}"), scores.iter().flat_map(of).collect());

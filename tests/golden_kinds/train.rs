@@ -89,8 +89,8 @@ pub fn check(
                 let kept = values.len() - zero.len();
                 // Where elements drift, the others are compared one by one: all
                 // of so small a tensor are stored.
-                let allowed = (zero.len() as f64 + DISAGREEING_SHARE * kept as f64)
-                    / values.len() as f64;
+                let allowed =
+                    (zero.len() as f64 + DISAGREEING_SHARE * kept as f64) / values.len() as f64;
                 checker.mostly_close(name, values, PARAM_LIMIT, lr, allowed)?;
                 if zero.is_empty() {
                     checker.close_norm(name, values, norm_tolerance)?;

@@ -5,6 +5,10 @@
 //! side = u + u,  with loss <c, out> + <s, side>: dy is twice an arbitrary
 //! vector, never ones, and u has a second consumer, so that gradients are
 //! accumulated. All memory is filled with NaN before the run.
+//!
+//! In half precision the images are cast to half before and the result is cast
+//! back; the twin gets values that half holds exactly, so that what is left is
+//! the rounding of results.
 #![allow(dead_code)]
 
 use demist::gpu::{Caps, Gpu};
@@ -62,6 +66,11 @@ pub fn rel_err(a: &[f32], b: &[f32]) -> f64 {
     if norm == 0.0 { diff.sqrt() } else { (diff / norm).sqrt() }
 }
 
+/// Relative error by norm of results that are stored as half: an element is off
+/// by up to 2^-11 of itself, 2e-4 on average, and a gradient is stored up to
+/// three times.
+const HALF_TOLERANCE: f64 = 6e-4;
+
 type Build<'a> = Box<dyn Fn(&mut Graph, &[TensorId], &[TensorId]) -> demist::Result<TensorId> + 'a>;
 type TwinFn<'a> = Box<dyn Fn(&Args) -> Twin + 'a>;
 
@@ -90,8 +99,8 @@ pub struct Args<'a> {
     /// In device layout and graph order.
     pub params: &'a [Vec<f32>],
     pub dy: &'a [f32],
-    /// Whether the op stands in the middle of the graph.
-    pub mid: bool,
+    /// Number of the op's node in the graph.
+    pub node: u16,
 }
 
 /// What the twin returns; gradients in the order of inputs and parameters.
@@ -120,11 +129,19 @@ struct Bench<'a> {
     sides: Vec<TensorId>,
     seeds: Vec<(TensorId, TensorId)>,
     mid: bool,
+    half: bool,
+    node: u16,
+}
+
+/// Images that half precision can hold.
+fn packs(shape: &[usize]) -> bool {
+    shape.len() == 4 && shape[3].is_multiple_of(4)
 }
 
 impl<'a> Bench<'a> {
-    fn new(case: &'a Case<'a>, device: &'static (Gpu, Pipelines), mid: bool) -> Self {
+    fn new(case: &'a Case<'a>, device: &'static (Gpu, Pipelines), mid: bool, half: bool) -> Self {
         let mut graph = Graph::new();
+        graph.half = half;
         let floats: Vec<_> = case
             .inputs
             .iter()
@@ -137,25 +154,32 @@ impl<'a> Bench<'a> {
             .enumerate()
             .map(|(i, v)| graph.input(&format!("i{i}"), &[v.len()], DType::U32))
             .collect();
-        let used: Vec<_> = if mid {
-            floats.iter().map(|x| ops::add(&mut graph, *x, *x).unwrap()).collect()
-        } else {
-            floats.clone()
-        };
+        let mut used = floats.clone();
+        for x in used.iter_mut().filter(|_| half) {
+            if packs(graph.shape(*x)) {
+                *x = ops::cast(&mut graph, *x, DType::F16).unwrap();
+            }
+        }
+        if mid {
+            used.iter_mut().for_each(|x| *x = ops::add(&mut graph, *x, *x).unwrap());
+        }
+        let node = graph.nodes.len() as u16;
         let y = (case.build)(&mut graph, &used, &integers)
             .unwrap_or_else(|e| panic!("{}: {e}", case.name));
-        let (out, sides) = if mid {
-            let out = ops::add(&mut graph, y, y).unwrap();
-            (out, used.iter().map(|u| ops::add(&mut graph, *u, *u).unwrap()).collect())
-        } else {
-            (y, Vec::new())
-        };
+        assert_eq!(graph.dtype(y) == DType::F16, half, "{}", case.name);
+        let mut ends = vec![y];
+        if mid {
+            ends.extend(&used);
+            ends.iter_mut().for_each(|t| *t = ops::add(&mut graph, *t, *t).unwrap());
+        }
+        ends.iter_mut().for_each(|t| *t = ops::cast(&mut graph, *t, DType::F32).unwrap());
+        let (out, sides) = (ends[0], ends.split_off(1));
         let mut seeds = Vec::new();
         for (i, t) in std::iter::once(&out).chain(&sides).enumerate() {
             let shape = graph.shape(*t).to_vec();
             seeds.push((*t, graph.input(&format!("seed{i}"), &shape, DType::F32)));
         }
-        Bench { case, device, graph, floats, integers, out, sides, seeds, mid }
+        Bench { case, device, graph, floats, integers, out, sides, seeds, mid, half, node }
     }
 
     fn run(&self, inputs: &[Vec<f32>], params: &[Vec<f32>], seeds: &[Vec<f32>]) -> Run {
@@ -171,8 +195,9 @@ impl<'a> Bench<'a> {
         let plan = Plan::new(&self.graph, lower, &keep, PlanOptions::default()).unwrap();
         verify_slots(&plan.tensors, &plan.dispatches, &plan.slots)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
-        let layout = ParamLayout::new(&self.graph.params, gpu.caps.max_binding);
-        let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Grads]).unwrap();
+        let layout = ParamLayout::of(&self.graph, gpu.caps.max_binding);
+        let kinds = [FlatKind::Weights, FlatKind::Half, FlatKind::Grads];
+        let flat = FlatBuffers::new(gpu, &layout, &kinds).unwrap();
         flat.write(gpu, FlatKind::Weights, &self.graph.params, params).unwrap();
         let nan: Vec<_> = params.iter().map(|p| vec![f32::NAN; p.len()]).collect();
         flat.write(gpu, FlatKind::Grads, &self.graph.params, &nan).unwrap();
@@ -210,6 +235,10 @@ impl<'a> Bench<'a> {
     }
 }
 
+fn rounded(v: Vec<f32>) -> Vec<f32> {
+    demist::reference::cast::forward(&v)
+}
+
 fn scaled(v: &[f32], by: f32) -> Vec<f32> {
     v.iter().map(|v| v * by).collect()
 }
@@ -232,7 +261,23 @@ impl Case<'_> {
         edit: impl Fn(usize, Vec<f32>) -> Vec<f32>,
     ) {
         for mid in [false, true] {
-            self.check_in(device, mid, &edit);
+            self.check_in(device, mid, false, &edit);
+        }
+    }
+
+    /// Compares with the twin in half precision, alone and mid-graph.
+    pub fn check_half(&self) {
+        self.check_half_on(device(), |_, v| v);
+    }
+
+    /// As [`Case::check_half`] on another device, with the inputs changed by `edit`.
+    pub fn check_half_on(
+        &self,
+        device: &'static (Gpu, Pipelines),
+        edit: impl Fn(usize, Vec<f32>) -> Vec<f32>,
+    ) {
+        for mid in [false, true] {
+            self.check_in(device, mid, true, &edit);
         }
     }
 
@@ -243,16 +288,17 @@ impl Case<'_> {
 
     /// As [`Case::check_alone`] on another device.
     pub fn check_alone_on(&self, device: &'static (Gpu, Pipelines)) {
-        self.check_in(device, false, &|_, v| v);
+        self.check_in(device, false, false, &|_, v| v);
     }
 
     fn check_in(
         &self,
         device: &'static (Gpu, Pipelines),
         mid: bool,
+        half: bool,
         edit: &dyn Fn(usize, Vec<f32>) -> Vec<f32>,
     ) {
-        let bench = Bench::new(self, device, mid);
+        let bench = Bench::new(self, device, mid, half);
         let seed = |i: usize| {
             self.name
                 .bytes()
@@ -262,24 +308,31 @@ impl Case<'_> {
             .inputs
             .iter()
             .enumerate()
-            .map(|(i, s)| edit(i, values(seed(i), s.iter().product())))
+            .map(|(i, s)| {
+                let v = edit(i, values(seed(i), s.iter().product()));
+                if half && packs(s) { rounded(v) } else { v }
+            })
             .collect();
-        let params: Vec<_> = bench
-            .graph
-            .params
-            .iter()
-            .enumerate()
-            .map(|(i, p)| values(seed(100 + i), p.len()))
+        let params: Vec<_> = (bench.graph.params.iter().enumerate())
+            .zip(bench.graph.packed_params())
+            .map(|((i, p), packed)| {
+                let v = values(seed(100 + i), p.len());
+                if packed { rounded(v) } else { v }
+            })
             .collect();
         let seeds: Vec<_> = bench
             .seeds
             .iter()
             .enumerate()
-            .map(|(i, (t, _))| values(seed(200 + i), bench.graph.shape(*t).iter().product()))
+            .map(|(i, (t, _))| {
+                let v = values(seed(200 + i), bench.graph.shape(*t).iter().product());
+                if half { rounded(v) } else { v }
+            })
             .collect();
         let run = bench.run(&inputs, &params, &seeds);
-        let constant = self.compare(mid, &run, &inputs, &params, &seeds);
-        if mid && self.differentiable {
+        let constant = self.compare(&bench, &run, &inputs, &params, &seeds);
+        // Rounded results have no useful differences.
+        if mid && self.differentiable && !half {
             self.finite_differences(&bench, &run, (&inputs, &constant), &params, &seeds);
         }
     }
@@ -287,32 +340,29 @@ impl Case<'_> {
     /// Returns which inputs have no gradient by the twin.
     fn compare(
         &self,
-        mid: bool,
+        bench: &Bench,
         run: &Run,
         inputs: &[Vec<f32>],
         params: &[Vec<f32>],
         seeds: &[Vec<f32>],
     ) -> Vec<bool> {
+        let Bench { mid, half, node, .. } = *bench;
         let factor = if mid { 2.0 } else { 1.0 };
         let u: Vec<_> = inputs.iter().map(|x| scaled(x, factor)).collect();
         let dy = scaled(&seeds[0], factor);
         let twin =
-            (self.twin)(&Args { inputs: &u, integers: &self.integers, params, dy: &dy, mid });
-        let name = if mid { format!("{} mid-graph", self.name) } else { self.name.clone() };
-        close(&name, "y", &run.out, &scaled(&twin.y, factor), self.tolerance);
+            (self.twin)(&Args { inputs: &u, integers: &self.integers, params, dy: &dy, node });
+        let place = if mid { " mid-graph" } else { "" };
+        let name = format!("{}{place}{}", self.name, if half { " in half" } else { "" });
+        let tolerance = if half { self.tolerance.max(HALF_TOLERANCE) } else { self.tolerance };
+        close(&name, "y", &run.out, &scaled(&twin.y, factor), tolerance);
         for (i, want) in twin.input_grads.iter().enumerate().filter(|(_, w)| !w.is_empty()) {
             let want: Vec<f32> = if mid {
                 want.iter().zip(&seeds[1 + i]).map(|(g, s)| 2.0 * (g + 2.0 * s)).collect()
             } else {
                 want.clone()
             };
-            close(
-                &name,
-                &format!("gradient of input {i}"),
-                &run.input_grads[i],
-                &want,
-                self.tolerance,
-            );
+            close(&name, &format!("gradient of input {i}"), &run.input_grads[i], &want, tolerance);
         }
         for (i, want) in twin.param_grads.iter().enumerate() {
             close(
@@ -320,7 +370,7 @@ impl Case<'_> {
                 &format!("gradient of parameter {i}"),
                 &run.param_grads[i],
                 want,
-                self.tolerance,
+                tolerance,
             );
         }
         twin.input_grads.iter().map(Vec::is_empty).collect()
