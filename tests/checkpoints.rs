@@ -108,8 +108,6 @@ fn every_list_has_a_preset() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "tsv"))
         .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
-        // Those of tests/infer.rs.
-        .filter(|name| !name.ends_with("_classifier"))
         .collect();
     let presets: BTreeSet<String> = preset_names().iter().map(|n| n.to_string()).collect();
     assert_eq!(lists, presets);

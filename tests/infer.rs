@@ -113,7 +113,10 @@ fn every_classifier_list_gives_its_network() {
             pool: Pool::Attention,
         };
         let found = infer(&listed(&name), &Hints::default()).unwrap();
-        assert_eq!(found, ModelConfig::Encoder(expected), "{name}");
+        let expected = ModelConfig::Encoder(expected);
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(model_preset(&name), Some(expected));
+        assert_eq!(match_preset(&listed(&name)), [&name[..]]);
     }
 }
 

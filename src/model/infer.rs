@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::presets::{preset, preset_names};
+use super::presets::{encoder_preset, preset, preset_names};
 use super::{EncoderConfig, ModelConfig, Pool, UNetConfig};
 use crate::{Error, Result};
 
@@ -256,7 +256,7 @@ impl Structure {
     fn encoder(&self, pool: Pool, hints: &Hints) -> Result<EncoderConfig> {
         let told = self.last_size.map(|size| size << (self.levels() - 1));
         let (num_heads, num_head_channels) = self.heads(hints);
-        Ok(EncoderConfig {
+        let config = EncoderConfig {
             image_size: told.or(hints.image_size).ok_or_else(|| {
                 Error::Config(
                     "the parameters of this classifier do not tell the size of its images: \
@@ -278,7 +278,9 @@ impl Structure {
             resblock_updown: self.between == Between::Blocks,
             use_new_attention_order: hints.new_attention_order,
             pool,
-        })
+        };
+        config.validate()?;
+        Ok(config)
     }
 }
 
@@ -315,7 +317,8 @@ fn presets_like(structure: &Structure) -> Vec<&'static str> {
 
 /// The network called `name`, of any kind.
 pub fn model_preset(name: &str) -> Option<ModelConfig> {
-    preset(name).map(ModelConfig::UNet)
+    let encoder = || encoder_preset(name).map(ModelConfig::Encoder);
+    preset(name).map(ModelConfig::UNet).or_else(encoder)
 }
 
 /// Looks parameters up.
