@@ -6,7 +6,7 @@ use std::path::Path;
 
 use demist::checkpoint::read_network;
 use demist::data::{DataOptions, Dataset};
-use demist::diffusion::{ImageSampler, SampleOptions, Sampler, SamplingGraph};
+use demist::diffusion::{ImageSampler, SampleJob, SampleOptions, SamplingGraph, SamplingNeeds};
 use demist::graph::FlatKind;
 use demist::model::parameters;
 use demist::runtime::{Context, FlatBuffers};
@@ -19,7 +19,7 @@ fn the_shipped_network_says_how_it_was_made() {
     let (info, _) = read_network(Path::new(NETWORK)).unwrap();
     assert!(std::fs::metadata(NETWORK).unwrap().len() <= 4_000_000);
     assert_eq!(info.data.classes, ["beard", "glasses", "hat", "long", "short"]);
-    assert_eq!(info.model.num_classes, Some(5));
+    assert_eq!(info.model.classes(), Some(5));
     assert!(info.progress.images_seen >= 10_000, "{:?}", info.progress);
     assert!(info.command.starts_with("demist train assets/faces16.png"), "{}", info.command);
     assert_eq!(info.holds, "ema");
@@ -44,15 +44,15 @@ fn the_shipped_network_draws_its_classes() {
     let (info, file) = read_network(Path::new(NETWORK)).unwrap();
     let (gpu, pipelines) = harness::device();
     let ctx = Context { gpu, pipelines };
-    let wiring = SamplingGraph::new(&info.model, EACH, false, false).unwrap();
+    let model = info.model.unet().unwrap();
+    let wiring = SamplingGraph::new(model, EACH, SamplingNeeds::default()).unwrap();
     let plan = wiring.plan(&gpu.caps).unwrap();
     let params = &wiring.graph.params;
     let flat = FlatBuffers::new(gpu, &plan.params, &[FlatKind::Weights]).unwrap();
     let values = parameters(params, &file, "").unwrap();
     flat.write(gpu, FlatKind::Weights, params, &values).unwrap();
     let sampler =
-        ImageSampler::new(ctx, &info.model, &info.diffusion, EACH, &flat, FlatKind::Weights)
-            .unwrap();
+        ImageSampler::new(ctx, model, &info.diffusion, EACH, &flat, FlatKind::Weights).unwrap();
 
     let faces = Dataset::open(Path::new(FACES), &DataOptions::default()).unwrap();
     let len = faces.image_len();
@@ -67,15 +67,11 @@ fn the_shipped_network_draws_its_classes() {
     };
     let classes = info.data.classes.len() as u32;
     let means: Vec<_> = (0..classes).map(class_mean).collect();
-    let options = SampleOptions {
-        respacing: "20".into(),
-        sampler: Sampler::Ddim { eta: 0.0 },
-        clip: true,
-        seed: 1,
-    };
+    let options = SampleOptions { respacing: "20".into(), seed: 1, ..Default::default() };
     for class in 0..classes {
         let labels = [class; EACH];
-        let drawn = sampler.sample(ctx, &options, 0, &labels, EACH, &mut |_, _| Ok(())).unwrap();
+        let job = SampleJob { count: EACH, labels: &labels, ..Default::default() };
+        let drawn = sampler.sample(ctx, &options, &job, &mut |_| Ok(())).unwrap();
         assert!(drawn.iter().all(|v| v.abs() <= 1.0));
         let distances: Vec<f32> = means.iter().map(|m| mse(&mean(&drawn, len), m)).collect();
         // Beards and short hair have almost the same mean face.

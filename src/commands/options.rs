@@ -91,6 +91,10 @@ pub struct TrainArgs {
     /// Draw timesteps in proportion to their loss instead of uniformly.
     #[arg(long)]
     pub loss_second_moment: bool,
+    /// Store activations and convolution weights in half precision, with a
+    /// dynamic loss scale.
+    #[arg(long)]
+    pub half: bool,
     /// Recompute as many levels as it takes to stay below this ("6GiB", "800MiB").
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub memory: Option<u64>,
@@ -242,6 +246,7 @@ impl TrainArgs {
             flip: data.flip,
             random_crop: data.random_crop,
             schedule_sampler: sampler,
+            half: self.half,
             ..Default::default()
         };
         config.validate()?;
