@@ -260,7 +260,7 @@ fn training(c: &mut Criterion) {
     let step = TrainStep::new(ctx, &model, &DiffusionConfig::default(), &config, Noise::Drawn)
         .expect("the workload compiles");
     let initial = initialise(&step.graph().params, 0);
-    for kind in [FlatKind::Weights, FlatKind::Ema] {
+    for kind in [FlatKind::Weights, FlatKind::Ema(0)] {
         step.flat().write(ctx.gpu, kind, &step.graph().params, &initial).expect("room for weights");
     }
     let images = values(BATCH * model.image_size * model.image_size * model.in_channels);

@@ -2,10 +2,11 @@
    flat index `start`; `last` is the image's last element. With `vec` buffers
    are array<vec4<f32>> and blocks never straddle images; otherwise array<f32>,
    loads past `last` repeat it and stores there are dropped. With `wide` the
-   tensor has p.wide channels, of which indices count the first p.c only. With
+   tensor has p.wide channels, of which indices count p.c only: the first ones,
+   or under another `alias` those that lie `offset` elements further on. With
    `half` the tensor holds halves, and images are multiples of four elements. -#}
-{% macro load(name, vec, wide=0, half=0) %}
-fn load_{{ name }}(start: u32, last: u32) -> vec4<f32> {
+{% macro load(name, vec, wide=0, alias="", offset="", half=0) %}
+fn load_{{ alias or name }}(start: u32, last: u32) -> vec4<f32> {
 {% if half %}
     return unpack4({{ name }}[start >> 2u]);
 {% elif vec and not wide %}
@@ -13,7 +14,7 @@ fn load_{{ name }}(start: u32, last: u32) -> vec4<f32> {
 {% else %}
     let i = min(start + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last));
 {% if wide %}
-    let at = i / p.c * p.wide + i % p.c;
+    let at = i / p.c * p.wide + i % p.c{{ " + " ~ offset if offset }};
 {% else %}
     let at = i;
 {% endif %}

@@ -42,8 +42,24 @@ enum Command {
     Info(commands::info::Args),
     /// Train a network on a folder, an atlas or IDX files.
     Train(Box<commands::train::Args>),
-    /// Draw images from a network file.
-    Sample(commands::sample::Args),
+    /// Train a classifier of noisy images, to guide sampling with.
+    TrainClassifier(Box<commands::train_classifier::Args>),
+    /// Draw images from a network file, guided or not, and enlarge them.
+    Sample(Box<commands::sample::Args>),
+    /// Draw one picture of classes and guidance scales.
+    Sweep(commands::sweep::Args),
+    /// Encode images as latents and decode them again.
+    Invert(commands::latents::InvertArgs),
+    /// Draw the images between two latents or two images.
+    Interpolate(commands::latents::InterpolateArgs),
+    /// Losses, accuracy or PSNR on images that were not trained on.
+    Evaluate(commands::evaluate::Args),
+    /// Bits per dimension of images under a network.
+    Nll(commands::nll::Args),
+    /// Turn a .pt, .safetensors or diffusers network into ours.
+    Import(commands::convert::ImportArgs),
+    /// Turn a network into the reference's or diffusers' files.
+    Export(commands::convert::ExportArgs),
     /// Train on the shipped faces for a minute, then draw from the shipped network.
     Demo(commands::demo::Args),
 }
@@ -55,7 +71,15 @@ fn main() -> ExitCode {
         Command::Devices => commands::devices::run(),
         Command::Info(args) => commands::info::run(device, &args),
         Command::Train(args) => commands::train::run(device, &args),
+        Command::TrainClassifier(args) => commands::train_classifier::run(device, &args),
         Command::Sample(args) => commands::sample::run(device, &args),
+        Command::Sweep(args) => commands::sweep::run(device, &args),
+        Command::Invert(args) => commands::latents::invert(device, &args),
+        Command::Interpolate(args) => commands::latents::interpolate(device, &args),
+        Command::Evaluate(args) => commands::evaluate::run(device, &args),
+        Command::Nll(args) => commands::nll::run(device, &args),
+        Command::Import(args) => commands::convert::import(&args),
+        Command::Export(args) => commands::convert::export(&args),
         Command::Demo(args) => commands::demo::run(device, &args),
     };
     match outcome {

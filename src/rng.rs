@@ -39,6 +39,8 @@ pub const STREAM_STEP: u32 = 5;
 pub const STREAM_TIMESTEP: u32 = 6;
 /// Classes drawn at random for sampling.
 pub const STREAM_LABEL: u32 = 7;
+/// Which training images are shown without their class.
+pub const STREAM_NO_LABEL: u32 = 8;
 
 const MULTIPLIER_0: u32 = 0xD251_1F53;
 const MULTIPLIER_1: u32 = 0xCD9E_8D57;

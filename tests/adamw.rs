@@ -14,7 +14,7 @@ use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use harness::{device, narrow_device, rel_err, values};
 
 const KINDS: [FlatKind; 5] =
-    [FlatKind::Weights, FlatKind::Grads, FlatKind::ExpAvg, FlatKind::ExpAvgSq, FlatKind::Ema];
+    [FlatKind::Weights, FlatKind::Grads, FlatKind::ExpAvg, FlatKind::ExpAvgSq, FlatKind::Ema(0)];
 
 /// Parameters of the given sizes and a plan that only steps them.
 struct Bench {
@@ -126,7 +126,7 @@ fn check_on(bench: Bench, name: &str, optimizer: AdamW, chunks: usize) {
     let mut host = Host { w: bench.values(10, 1.0), m: zeros(), v: zeros(), ema: zeros() };
     host.ema = host.w.clone();
     bench.write(FlatKind::Weights, &host.w);
-    bench.write(FlatKind::Ema, &host.ema);
+    bench.write(FlatKind::Ema(0), &host.ema);
     for step in 1..=4u64 {
         // The learning rate moves, as under a schedule.
         let optimizer = AdamW { lr: optimizer.lr / step as f64, ..optimizer };
@@ -139,7 +139,7 @@ fn check_on(bench: Bench, name: &str, optimizer: AdamW, chunks: usize) {
             (FlatKind::Weights, &host.w, 1e-6),
             (FlatKind::ExpAvg, &host.m, 1e-6),
             (FlatKind::ExpAvgSq, &host.v, 1e-6),
-            (FlatKind::Ema, &host.ema, 1e-6),
+            (FlatKind::Ema(0), &host.ema, 1e-6),
         ] {
             for (got, want) in bench.read(kind).iter().zip(want) {
                 let e = rel_err(got, want);
@@ -187,13 +187,13 @@ fn the_average_rests_on_constant_weights() {
     let bench = Bench::new(&[130], 1 << 20);
     let weights = bench.values(1, 1.0);
     bench.write(FlatKind::Weights, &weights);
-    bench.write(FlatKind::Ema, &weights);
+    bench.write(FlatKind::Ema(0), &weights);
     let still = AdamW { lr: 0.0, ema_rate: 0.9999, ..PLAIN };
     for step in 1..=50 {
         bench.step(&still, step, &bench.values(step as u32, 1.0));
     }
     assert_eq!(bench.read(FlatKind::Weights), weights);
-    assert_eq!(bench.read(FlatKind::Ema), weights);
+    assert_eq!(bench.read(FlatKind::Ema(0)), weights);
 }
 
 /// The same bits every time.
@@ -213,7 +213,7 @@ fn the_norm_is_reproducible() {
 fn bad_gradients_are_skipped() {
     let bench = Bench::new(&SIZES, CHUNK_BYTES);
     bench.write(FlatKind::Weights, &bench.values(1, 1.0));
-    bench.write(FlatKind::Ema, &bench.values(2, 1.0));
+    bench.write(FlatKind::Ema(0), &bench.values(2, 1.0));
     let good = bench.values(3, 1.0);
     bench.step(&PLAIN, 1, &good);
     let state = || KINDS.map(|k| if k == FlatKind::Grads { Vec::new() } else { bench.read(k) });
@@ -293,7 +293,7 @@ fn a_plan_that_trains() {
         history.push(program.read(gpu, &[loss]).unwrap()[0][0]);
     }
     assert!(history[0] > 0.01 && history[199] < 1e-5, "{} {}", history[0], history[199]);
-    for kind in [FlatKind::Weights, FlatKind::Ema] {
+    for kind in [FlatKind::Weights, FlatKind::Ema(0)] {
         let learned = flat.read(gpu, kind, &g.params).unwrap();
         let e = rel_err(&learned[0], &map);
         assert!(e < 1e-2, "{kind:?}: {e:.2e}");

@@ -50,7 +50,7 @@ fn trains_on_subfolders_in_rgb() {
     }
     let info = trained_on(&place, "run", place.train("data", "run", "2", &["--flip"]));
     assert_eq!(info.data.classes, ["cat", "dog"]);
-    assert_eq!((info.model.in_channels, info.model.num_classes), (3, Some(2)));
+    assert_eq!((info.model.in_channels(), info.model.classes()), (3, Some(2)));
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn trains_on_prefixes_in_grey_and_draws_samples() {
     let args = [&["train", "data", "--out", "run", "--steps", "2"], &TINY[..6], &more].concat();
     let info = trained_on(&place, "run", place.run(&args));
     assert_eq!(info.data.classes, ["cat", "dog"]);
-    assert_eq!((info.model.in_channels, info.model.out_channels), (1, 1));
+    assert_eq!((info.model.in_channels(), info.model.unet().unwrap().out_channels), (1, 1));
     let grid = place.path("run/samples/step_0000002.png");
     assert!(image::open(&grid).unwrap().width() > 8 * SIDE as u32);
 }
@@ -73,7 +73,7 @@ fn trains_on_idx_without_classes() {
     let place = Place::new();
     idx(&place.folder("data"));
     let info = trained_on(&place, "run", place.train("data", "run", "2", &["--unconditional"]));
-    assert_eq!((info.model.in_channels, info.model.num_classes), (1, None));
+    assert_eq!((info.model.in_channels(), info.model.classes()), (1, None));
     assert_eq!(info.data.classes.len(), 10);
     let network = "run/network.safetensors";
     place.run(&sample(network, &["-n", "1"])).expect_success();

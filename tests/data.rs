@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use demist::data::{Batch, DataOptions, Dataset, Loader, LoaderOptions, Sampler};
+use demist::data::{Augment, Batch, DataOptions, Dataset, Loader, LoaderOptions, Sampler};
 use flate2::{Compression, write::GzEncoder};
 use image::{DynamicImage, GrayImage, RgbImage};
 use tempfile::TempDir;
@@ -467,15 +467,15 @@ fn floats_span_minus_one_to_one_and_flip_mirrors_columns() {
     save(dir.path(), "a_1.png", image);
     let data = open(dir.path());
     let mut plain = vec![0.0; data.image_len()];
-    data.write_floats(0, false, &mut plain).unwrap();
+    data.write_floats(0, Augment::default(), &mut plain).unwrap();
     assert_eq!(plain[..3], [-1.0, 1.0, 51.0 / 127.5 - 1.0]);
     let mut flipped = plain.clone();
-    data.write_floats(0, true, &mut flipped).unwrap();
+    data.write_floats(0, Augment { flip: true, crop: None }, &mut flipped).unwrap();
     let pixel = |v: &[f32], p: usize| v[p * 3..p * 3 + 3].to_vec();
     for (p, mirrored) in [1, 0, 3, 2].into_iter().enumerate() {
         assert_eq!(pixel(&flipped, p), pixel(&plain, mirrored));
     }
-    assert!(data.write_floats(0, false, &mut [0.0; 5]).is_err());
+    assert!(data.write_floats(0, Augment::default(), &mut [0.0; 5]).is_err());
 }
 
 // --- sampler --------------------------------------------------------------
@@ -556,7 +556,7 @@ fn the_loader_delivers_the_stream_for_any_number_of_workers() {
             let mut labels = Vec::new();
             for (k, out) in (b * 96..).zip(images.chunks_exact_mut(data.image_len())) {
                 let i = sampler.index(k);
-                data.write_floats(i, sampler.flip(k), out).unwrap();
+                data.write_floats(i, Augment { flip: sampler.flip(k), crop: None }, out).unwrap();
                 labels.push(data.label(i));
             }
             Batch { images, labels, start: b * 96 }

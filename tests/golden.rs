@@ -7,6 +7,8 @@ mod common;
 mod encoder;
 #[path = "golden_kinds/engine.rs"]
 mod engine;
+#[path = "golden_kinds/engine_sample.rs"]
+mod engine_sample;
 #[path = "golden_kinds/engine_encoder.rs"]
 mod engine_encoder;
 #[path = "golden_kinds/sample.rs"]
@@ -32,7 +34,7 @@ fn check(golden: &Golden) -> Result<(f64, String), String> {
         "sr" => sr::check(golden, engine::run_unet),
         "unet" => unet::check(golden, engine::run_unet),
         "train" => train::check(golden, engine::run_train),
-        "sample" => sample::check(golden, engine::run_sample),
+        "sample" => sample::check(golden, engine_sample::run_sample),
         kind => Err(format!("{}: no check for kind {kind:?}", golden.path.display())),
     }
 }

@@ -6,7 +6,8 @@ mod harness;
 use common::rel_err;
 use demist::Error;
 use demist::diffusion::{
-    DiffusionConfig, ImageSampler, SampleOptions, Sampler, SamplingGraph, SpacedSchedule,
+    DiffusionConfig, ImageSampler, SampleJob, SampleOptions, SampleProgress, Sampler, SamplingGraph,
+    SamplingNeeds, SpacedSchedule,
 };
 use demist::graph::{FlatKind, ParamLayout};
 use demist::model::UNetConfig;
@@ -50,11 +51,11 @@ fn network() -> UNetConfig {
 
 /// Weights and averaged weights (which differ), nowhere zero.
 fn flat() -> FlatBuffers {
-    let params = SamplingGraph::new(&network(), 1, false, false).unwrap().graph.params;
+    let params = SamplingGraph::new(&network(), 1, SamplingNeeds::default()).unwrap().graph.params;
     let gpu = context().gpu;
     let layout = ParamLayout::new(&params, gpu.caps.max_binding);
-    let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Ema]).unwrap();
-    for (kind, salt) in [(FlatKind::Weights, "sampling."), (FlatKind::Ema, "average.")] {
+    let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Ema(0)]).unwrap();
+    for (kind, salt) in [(FlatKind::Weights, "sampling."), (FlatKind::Ema(0), "average.")] {
         let values: Vec<_> = params
             .iter()
             .map(|p| p.to_device(&common::weight(salt, &p.name, &p.file_shape())))
@@ -70,15 +71,15 @@ fn sampler_of(batch: usize, flat: &FlatBuffers, kind: FlatKind) -> ImageSampler 
 }
 
 fn options(sampler: Sampler, seed: u64) -> SampleOptions {
-    SampleOptions { respacing: "8".into(), sampler, clip: true, seed }
+    SampleOptions { respacing: "8".into(), sampler, seed, ..Default::default() }
 }
 
 const DDIM: Sampler = Sampler::Ddim { eta: 0.0 };
 
 /// Images number `first` and on, one for each label.
 fn draw(sampler: &ImageSampler, options: &SampleOptions, first: u64, labels: &[u32]) -> Vec<f32> {
-    let mut ignore = |_, _| Ok(());
-    sampler.sample(context(), options, first, labels, labels.len(), &mut ignore).unwrap()
+    let job = SampleJob { first, count: labels.len(), labels, ..Default::default() };
+    sampler.sample(context(), options, &job, &mut |_| Ok(())).unwrap()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -126,7 +127,7 @@ fn the_seed_decides_every_bit() {
             assert!(rel_err(&other, &first) > 0.1, "{kind:?}: seed {seed} changes nothing");
         }
     }
-    let average = sampler_of(2, &flat, FlatKind::Ema);
+    let average = sampler_of(2, &flat, FlatKind::Ema(0));
     let averaged = draw(&average, &options(DDIM, 3), 0, &[1, 4]);
     let plain = draw(&sampler, &options(DDIM, 3), 0, &[1, 4]);
     assert!(rel_err(&averaged, &plain) > 0.1, "the averaged weights are not used");
@@ -173,7 +174,8 @@ fn with_noise(program: &Program, w: &SamplingGraph, kind: Sampler, noise: &str) 
 #[test]
 fn only_ddim_with_eta_0_ignores_the_noise() {
     let flat = flat();
-    let wiring = SamplingGraph::new(&network(), 1, true, false).unwrap();
+    let needs = SamplingNeeds { given_noise: true, ..Default::default() };
+    let wiring = SamplingGraph::new(&network(), 1, needs).unwrap();
     let plan = wiring.plan(&context().gpu.caps).unwrap();
     let program = Program::compile(context(), plan, &flat, CompileOptions::default()).unwrap();
     for (kind, ignores) in
@@ -208,11 +210,12 @@ fn impossible_requests_and_a_stop_are_errors() {
     let mut calls = Vec::new();
     let mut ask = |options: &SampleOptions, labels: &[u32], count, stop_at| {
         calls.clear();
-        let mut progress = |done, of| {
-            calls.push((done, of));
-            if done == stop_at { Err(Error::Config("enough".into())) } else { Ok(()) }
+        let mut progress = |p: SampleProgress| {
+            calls.push((p.done, p.steps));
+            if p.done == stop_at { Err(Error::Config("enough".into())) } else { Ok(()) }
         };
-        let result = sampler.sample(context(), options, 0, labels, count, &mut progress);
+        let job = SampleJob { count, labels, ..Default::default() };
+        let result = sampler.sample(context(), options, &job, &mut progress);
         (result.map(|images| images.len()).map_err(|e| e.to_string()), calls.clone())
     };
     let good = options(DDIM, 0);

@@ -3,9 +3,10 @@
 
 use approx::{assert_abs_diff_eq, assert_relative_eq};
 use demist::diffusion::{
-    DiffusionConfig, MeanType, NoiseSchedule, Sampler, SpacedSchedule, Tables, VarType,
-    apply_update, apply_update_f64, named_betas, q_sample, space_timesteps,
+    DiffusionConfig, MeanType, NoiseSchedule, Sampler, SpacedSchedule, Tables, Update, VarType,
+    named_betas, q_sample, space_timesteps,
 };
+use demist::reference::denoise::{self, Element};
 
 fn config(noise_schedule: NoiseSchedule, diffusion_steps: usize) -> DiffusionConfig {
     DiffusionConfig { noise_schedule, diffusion_steps, ..DiffusionConfig::default() }
@@ -19,6 +20,17 @@ fn spaced(config: &DiffusionConfig, respacing: &str) -> (SpacedSchedule, Tables)
 
 fn error_of<T: std::fmt::Debug>(result: demist::Result<T>) -> String {
     result.unwrap_err().to_string()
+}
+
+/// One element's next value and predicted image, in float64.
+fn apply_update_f64(update: &Update, x: f64, out: f64, z: f64) -> (f64, f64) {
+    denoise::apply_update(update, &Element { x, out, z, ..Default::default() })
+}
+
+/// The same rounded once.
+fn apply_update(update: &Update, x: f32, out: f32, z: f32) -> (f32, f32) {
+    let (x_prev, x0) = apply_update_f64(update, x.into(), out.into(), z.into());
+    (x_prev as f32, x0 as f32)
 }
 
 #[test]
@@ -257,17 +269,162 @@ fn eta_is_checked() {
     assert!(Sampler::Ddpm.validate().is_ok());
 }
 
-/// The struct is a uniform: ten words without padding.
+/// DDIM backwards from an image and DDIM forwards again return to it: a network
+/// that always knows the noise is followed exactly.
+#[test]
+fn reverse_ddim_is_undone_by_ddim() {
+    for mean_type in [MeanType::Epsilon, MeanType::XStart] {
+        let config = DiffusionConfig { mean_type, ..config(NoiseSchedule::Linear, 1000) };
+        let (_, tables) = spaced(&config, "20");
+        let (x0, noise) = (0.4, -1.1);
+        let out = if mean_type == MeanType::XStart { x0 } else { noise };
+        let at = |i: usize| {
+            let coefs = tables.q_sample_coefs(i);
+            f64::from(coefs.sqrt_abar) * x0 + f64::from(coefs.sqrt_one_minus_abar) * noise
+        };
+        for i in 0..19 {
+            let up = tables.update_for(i, Sampler::DdimReverse, &config, true);
+            let (next, predicted) = apply_update_f64(&up, at(i), out, 9.0);
+            assert_abs_diff_eq!(next, at(i + 1), epsilon = 1e-5);
+            assert_abs_diff_eq!(predicted, x0, epsilon = 1e-5);
+            let down = tables.update_for(i + 1, Sampler::Ddim { eta: 0.0 }, &config, true);
+            assert_abs_diff_eq!(apply_update_f64(&down, next, out, 9.0).0, at(i), epsilon = 1e-4);
+        }
+        // After the last step nothing of the image is left.
+        let up = tables.update_for(19, Sampler::DdimReverse, &config, true);
+        assert_abs_diff_eq!(apply_update_f64(&up, at(19), out, 9.0).0, noise, epsilon = 1e-4);
+    }
+    assert!(Sampler::DdimReverse.validate().is_ok());
+}
+
+/// The variance that a step uses, for noise and for guidance, at some value
+/// of the variance channel.
+fn step_variances(update: &Update, variance: f64) -> (f64, f64) {
+    let at = |z, gradient| {
+        let element = Element { variance, z, gradient: Some(gradient), ..Default::default() };
+        denoise::apply_update(update, &element).0
+    };
+    (at(1.0, 0.0).powi(2), at(0.0, 1.0))
+}
+
+#[test]
+fn learned_variances_lie_between_the_bounds() {
+    let config = DiffusionConfig { var_type: VarType::LearnedRange, ..Default::default() };
+    let (_, tables) = spaced(&config, "50");
+    for i in [1, 2, 25, 49] {
+        let update = tables.update_for(i, Sampler::Ddpm, &config, true);
+        let (small, large) = (tables.posterior_variance[i], tables.betas[i]);
+        for (channel, variance) in [
+            (-1.0, small),
+            (1.0, large),
+            (0.0, (small * large).sqrt()),
+            (2.0, large * (large / small).sqrt()),
+        ] {
+            let (noise, guidance) = step_variances(&update, channel);
+            assert_relative_eq!(noise, variance, max_relative = 1e-5);
+            assert_relative_eq!(guidance, variance, max_relative = 1e-5);
+        }
+        let config = DiffusionConfig { var_type: VarType::Learned, ..config.clone() };
+        let update = tables.update_for(i, Sampler::Ddpm, &config, true);
+        let (noise, guidance) = step_variances(&update, -3.0);
+        assert_relative_eq!(noise, (-3f64).exp(), max_relative = 1e-5);
+        assert_relative_eq!(guidance, (-3f64).exp(), max_relative = 1e-5);
+    }
+}
+
+/// At the last step only the noise is gone.
+#[test]
+fn the_last_step_is_still_guided() {
+    let (_, tables) = spaced(&config(NoiseSchedule::Linear, 1000), "50");
+    let second = tables.posterior_variance[1];
+    let range = (second * tables.betas[0]).sqrt();
+    for (var_type, variance) in [
+        (VarType::FixedLarge, second),
+        (VarType::FixedSmall, 0.0),
+        (VarType::LearnedRange, range),
+        (VarType::Learned, 1.0),
+    ] {
+        let config = DiffusionConfig { var_type, ..Default::default() };
+        let update = tables.update_for(0, Sampler::Ddpm, &config, true);
+        let (noise, guidance) = step_variances(&update, 0.0);
+        assert_eq!(noise, 0.0);
+        assert_relative_eq!(guidance, variance, max_relative = 1e-5);
+    }
+}
+
+#[test]
+fn ddim_is_guided_along_the_noise() {
+    let config = config(NoiseSchedule::Cosine, 1000);
+    let (_, tables) = spaced(&config, "25");
+    for i in [0, 12, 24] {
+        let update = tables.update_for(i, Sampler::Ddim { eta: 0.0 }, &config, false);
+        let abar = tables.alphas_cumprod[i];
+        let (x, eps, gradient) = (0.7, -0.4, 0.9);
+        let guided = Element { x, out: eps, gradient: Some(gradient), ..Default::default() };
+        // Dhariwal and Nichol 2021, algorithm 2.
+        let moved = eps - (1.0 - abar).sqrt() * gradient;
+        let want = apply_update_f64(&update, x, moved, 0.0);
+        let got = denoise::apply_update(&update, &guided);
+        assert_relative_eq!(got.0, want.0, max_relative = 1e-5);
+        assert_relative_eq!(got.1, want.1, max_relative = 1e-5);
+    }
+}
+
+/// The coefficients of the bound against the formulas they stand for.
+#[test]
+fn vlb_coefs_are_those_of_the_posterior() {
+    let (_, tables) = spaced(&config(NoiseSchedule::Cosine, 1000), "100");
+    for t in [0, 1, 50, 99] {
+        let lower = tables.posterior_log_variance_clipped[t];
+        let upper = tables.betas[t].ln();
+        let large = if t == 0 { tables.posterior_variance[1].ln() } else { upper };
+        for (var_type, at_0, at_1) in [
+            (VarType::FixedSmall, lower, lower),
+            (VarType::FixedLarge, large, large),
+            (VarType::Learned, 0.0, 1.0),
+            (VarType::LearnedRange, 0.5 * (lower + upper), upper),
+        ] {
+            let c = tables.vlb_coefs(t, var_type).map(f64::from);
+            assert_eq!(c[0], f64::from(u8::from(t == 0)));
+            assert_relative_eq!(c[1], tables.sqrt_recip_alphas_cumprod[t], max_relative = 1e-7);
+            assert_relative_eq!(c[2], tables.sqrt_recipm1_alphas_cumprod[t], max_relative = 1e-7);
+            assert_relative_eq!(c[3], tables.posterior_mean_coef1[t], max_relative = 1e-7);
+            assert_relative_eq!(c[4], tables.posterior_mean_coef2[t], max_relative = 1e-7);
+            assert_relative_eq!(c[5], (-0.5 * lower).exp(), max_relative = 1e-7);
+            assert_abs_diff_eq!(lower + c[6], at_0, epsilon = 1e-6);
+            assert_abs_diff_eq!(lower + c[6] + c[7], at_1, epsilon = 1e-6);
+        }
+    }
+}
+
+/// KL of N(sqrt(abar) x_0, 1 - abar) from N(0, 1), in bits.
+#[test]
+fn prior_bpd_by_hand() {
+    let tables = Tables::new(&[0.3, 0.4]).unwrap();
+    let abar: f64 = 0.7 * 0.6;
+    let kl = |x0: f64| 0.5 * (-1.0 - (1.0 - abar).ln() + (1.0 - abar) + abar * x0 * x0);
+    let want = (kl(0.5) + kl(-1.0)) / 2.0 / std::f64::consts::LN_2;
+    assert_relative_eq!(tables.prior_bpd(&[0.5, -1.0]), want, max_relative = 1e-12);
+    // A gray image differs by its variance alone: abar^2 / 4, which 1 - abar in
+    // float32 would lose.
+    let (_, tables) = spaced(&config(NoiseSchedule::Linear, 1000), "");
+    let want = tables.alphas_cumprod[999].powi(2) / 4.0 / std::f64::consts::LN_2;
+    assert_relative_eq!(tables.prior_bpd(&[0.0; 5]), want, max_relative = 1e-4);
+}
+
+/// The struct is fourteen words without padding, of which the first three are
+/// flags.
 #[test]
 fn updates_are_plain_words() {
     let config = DiffusionConfig { mean_type: MeanType::XStart, ..DiffusionConfig::default() };
     let (_, tables) = spaced(&config, "");
     let update = tables.update_for(500, Sampler::Ddim { eta: 0.5 }, &config, true);
     let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(&update));
-    assert_eq!(words.len(), 10);
+    assert_eq!(words.len(), 14);
     assert_eq!(words[..3], [1, 1, 1]);
     assert_eq!(f32::from_bits(words[9]), update.sigma);
     assert!(update.sigma > 0.0 && update.dir > 0.0);
+    assert_eq!(update.guidance_free, 1.0);
 }
 
 #[test]

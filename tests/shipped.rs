@@ -60,7 +60,7 @@ fn the_shipped_network_draws_its_classes() {
         let mut all = Vec::new();
         for i in (0..faces.len()).filter(|i| faces.label(*i) == class) {
             let mut image = vec![0.0; len];
-            faces.write_floats(i, false, &mut image).unwrap();
+            faces.write_floats(i, Default::default(), &mut image).unwrap();
             all.extend(image);
         }
         mean(&all, len)

@@ -64,7 +64,7 @@ fn batch(count: usize) -> (Vec<f32>, Vec<u32>) {
     let mut labels = Vec::new();
     for (i, image) in images.chunks_mut(PIXELS).enumerate() {
         let at = i * faces.len() / count;
-        faces.write_floats(at, false, image).unwrap();
+        faces.write_floats(at, Default::default(), image).unwrap();
         labels.push(faces.label(at));
     }
     (images, labels)
@@ -82,6 +82,7 @@ fn step_on(step: &TrainStep, config: &TrainConfig, number: u64, images: &[f32], 
             images: &images[part * n * PIXELS..][..n * PIXELS],
             labels: &labels[part * n..][..n],
             timesteps: &timesteps,
+            importance: &[],
             first,
             noise: None,
         };
@@ -90,11 +91,18 @@ fn step_on(step: &TrainStep, config: &TrainConfig, number: u64, images: &[f32], 
 }
 
 fn new_step(model: &UNetConfig, diffusion: &DiffusionConfig, config: &TrainConfig) -> TrainStep {
-    TrainStep::new(context(), model, diffusion, config, Noise::Drawn).unwrap()
+    TrainStep::new(context(), &ModelConfig::UNet(model.clone()), diffusion, config, Noise::Drawn).unwrap()
+}
+
+/// Sum over the steps since the last call of the mean loss over their `batch`
+/// images, and the last gradient norm.
+fn take_loss(step: &TrainStep, batch: usize) -> (f64, f64) {
+    let (terms, norm) = step.take_terms(context()).unwrap();
+    (terms.iter().filter(|t| t.trained).map(|t| t.total).sum::<f64>() / batch as f64, norm)
 }
 
 fn write(step: &TrainStep, values: &[Vec<f32>]) {
-    for kind in [FlatKind::Weights, FlatKind::Ema] {
+    for kind in [FlatKind::Weights, FlatKind::Ema(0)] {
         step.flat().write(context().gpu, kind, &step.graph().params, values).unwrap();
     }
 }
@@ -159,7 +167,7 @@ fn overfits_one_batch() {
         step_on(&step, &config, number, &images, &labels);
         step.update(context(), number).unwrap();
         if (number + 1) % WINDOW == 0 {
-            loss = step.take_loss(context()).unwrap().0 / WINDOW as f64;
+            loss = take_loss(&step, 8).0 / WINDOW as f64;
         }
     }
     assert!(loss < 0.02, "the mean squared error is still {loss:.4} after {STEPS} steps");
@@ -177,7 +185,7 @@ fn the_same_seed_gives_the_same_bits() {
             step_on(&step, &config, number, &images, &labels);
             step.update(context(), number).unwrap();
         }
-        [FlatKind::Weights, FlatKind::Ema].map(|kind| bits(&read(&step, kind)))
+        [FlatKind::Weights, FlatKind::Ema(0)].map(|kind| bits(&read(&step, kind)))
     };
     let first = run(7);
     assert!(first == run(7), "two runs of one seed differ");
@@ -210,12 +218,11 @@ fn info(training: TrainConfig) -> NetworkInfo {
 
 fn run_options(folder: &Path) -> RunOptions {
     RunOptions {
-        folder: folder.to_path_buf(),
         resume: true,
         log_every: 1,
         save_every: 0,
         sample_every: 0,
-        time_limit: None,
+        ..RunOptions::new(folder)
     }
 }
 
@@ -312,7 +319,7 @@ fn micro_batches_add_up_to_the_batch() {
         let error = rel_err(got, want) * norm / norm.max(1e-4 * size);
         assert!(error <= 1e-4, "the gradient of {} differs by {error:.1e}", p.name);
     }
-    let loss = |step: &TrainStep| step.take_loss(context()).unwrap().0;
+    let loss = |step: &TrainStep| take_loss(step, 4).0;
     let (whole, parts) = (loss(&whole), loss(&parts));
     assert!((whole - parts).abs() <= 1e-5 * whole, "losses {whole} and {parts}");
 }
@@ -341,20 +348,20 @@ fn a_gradient_that_is_not_finite_skips_the_update() {
     let step = new_step(&network(&[1.0]), &DiffusionConfig::default(), &config);
     write(&step, &dense_weights(&step));
     let state = || {
-        let kinds = [FlatKind::Weights, FlatKind::Ema, FlatKind::ExpAvg, FlatKind::ExpAvgSq];
+        let kinds = [FlatKind::Weights, FlatKind::Ema(0), FlatKind::ExpAvg, FlatKind::ExpAvgSq];
         kinds.map(|kind| read(&step, kind))
     };
     let (images, labels) = batch(2);
     step_on(&step, &config, 0, &images, &labels);
     step.update(context(), 0).unwrap();
     let before = state();
-    step.take_loss(context()).unwrap();
+    take_loss(&step, 2);
     for (number, poison) in [(1, f32::NAN), (2, f32::INFINITY), (3, 1e36)] {
         let mut images = images.clone();
         images[PIXELS + 7] = poison;
         step_on(&step, &config, number, &images, &labels);
         step.update(context(), number).unwrap();
-        let (_, norm) = step.take_loss(context()).unwrap();
+        let (_, norm) = take_loss(&step, 2);
         assert!(!norm.is_finite(), "{poison}: the norm is {norm}");
         for (now, before) in state().iter().zip(&before) {
             assert!(bits(now) == bits(before), "a pixel of {poison} changed the state");
@@ -362,7 +369,7 @@ fn a_gradient_that_is_not_finite_skips_the_update() {
     }
     step_on(&step, &config, 4, &images, &labels);
     step.update(context(), 4).unwrap();
-    let (loss, norm) = step.take_loss(context()).unwrap();
+    let (loss, norm) = take_loss(&step, 2);
     assert!(loss.is_finite() && norm.is_finite(), "loss {loss}, norm {norm}");
     for (now, before) in state().iter().zip(&before) {
         assert!(bits(now) != bits(before), "nothing is learned afterwards");
@@ -403,13 +410,13 @@ fn learning_rate_and_average_follow_their_schedules() {
     assert!((both.lr_at(99) - 0.001).abs() < 1e-12);
     assert_eq!(both.lr_at(100), 0.0);
 
-    let average = TrainConfig { ema_rate: 0.99, ..base };
-    assert_eq!(average.ema_at(0), 0.1);
-    assert_eq!(average.ema_at(10), 0.55);
+    let average = TrainConfig { ema_rates: vec![0.99], ..base };
+    assert_eq!(average.ema_at(0.99, 0), 0.1);
+    assert_eq!(average.ema_at(0.99, 10), 0.55);
     // (1 + s) / (10 + s) reaches 0.99 at s = 890.
-    assert!(average.ema_at(889) < 0.99);
-    assert_eq!(average.ema_at(891), 0.99);
-    assert_eq!(TrainConfig { ema_warmup: false, ..average }.ema_at(0), 0.99);
+    assert!(average.ema_at(0.99, 889) < 0.99);
+    assert_eq!(average.ema_at(0.99, 891), 0.99);
+    assert_eq!(TrainConfig { ema_warmup: false, ..average }.ema_at(0.99, 0), 0.99);
 }
 
 #[test]
@@ -421,6 +428,7 @@ fn impossible_batches_are_errors() {
         images: &images,
         labels: &labels,
         timesteps: &[0, 999],
+        importance: &[],
         first: 0,
         noise: None,
     };

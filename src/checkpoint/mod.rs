@@ -1,7 +1,16 @@
 //! Networks and tensors on disk.
 
+mod base;
+mod diffusers;
+mod import;
 mod network;
+mod pickle;
 pub mod tensor_file;
+mod torch;
 
+pub use base::read_any;
+pub use diffusers::{read_diffusers, write_diffusers};
+pub use import::{Imported, import, write_reference};
 pub use network::{DataInfo, NetworkInfo, Progress, read_info, read_network, write_network};
 pub use tensor_file::{Header, Storage, Tensor, TensorData, TensorFile, load_header};
+pub use torch::{read_tensors, read_torch};

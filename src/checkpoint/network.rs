@@ -3,14 +3,14 @@
 
 use super::{Header, Storage, TensorFile, load_header};
 use crate::diffusion::{DiffusionConfig, SpacedSchedule};
-use crate::model::UNetConfig;
+use crate::model::ModelConfig;
 use crate::train::TrainConfig;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Metadata key that holds [`NetworkInfo`] as JSON.
-const KEY: &str = "demist";
+pub(super) const KEY: &str = "demist";
 
 /// What was learned from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,19 +24,22 @@ pub struct DataInfo {
 }
 
 /// How far training has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Optimizer steps done.
     pub step: u64,
     /// Images seen, which is also the position in the data stream.
     pub images_seen: u64,
+    /// The lowest validation loss so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_loss: Option<f64>,
 }
 
 /// Everything a network file says about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetworkInfo {
     /// The network.
-    pub model: UNetConfig,
+    pub model: ModelConfig,
     /// The process it was trained for.
     pub diffusion: DiffusionConfig,
     /// The images it was trained on.
@@ -86,7 +89,7 @@ impl NetworkInfo {
         self.model.validate()?;
         SpacedSchedule::new(&self.diffusion, "")?;
         self.training.validate()?;
-        match (self.model.num_classes, self.data.classes.len()) {
+        match (self.model.classes(), self.data.classes.len()) {
             (Some(classes), names @ 1..) if names != classes => {
                 Err(Error::Config(format!("{names} class names for {classes} classes")))
             }
@@ -101,8 +104,8 @@ impl NetworkInfo {
     pub fn class(&self, name: &str) -> Result<u32> {
         let classes = &self.data.classes;
         let by_name = classes.iter().position(|c| c == name);
-        let by_number = || name.parse().ok().filter(|i| *i < self.model.num_classes.unwrap_or(0));
-        match (self.model.num_classes, by_name.or_else(by_number)) {
+        let by_number = || name.parse().ok().filter(|i| *i < self.model.classes().unwrap_or(0));
+        match (self.model.classes(), by_name.or_else(by_number)) {
             (None, _) => {
                 Err(Error::Config("the network is not conditional, it has no classes".into()))
             }

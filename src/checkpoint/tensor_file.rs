@@ -64,6 +64,11 @@ impl TensorData {
         self.len() == 0
     }
 
+    /// Whether the elements are floats, of any width.
+    pub fn is_float(&self) -> bool {
+        matches!(self, TensorData::F32(_) | TensorData::F16(_) | TensorData::F64(_))
+    }
+
     /// The element type, as safetensors names it.
     pub fn dtype(&self) -> Dtype {
         match self {
@@ -373,8 +378,8 @@ fn read_data(file: &mut File, info: &TensorInfo) -> io::Result<TensorData> {
 }
 
 /// Reads `bytes` bytes as elements of N bytes each.
-fn decode<const N: usize, T>(
-    file: &mut File,
+pub(super) fn decode<const N: usize, T>(
+    file: &mut impl Read,
     bytes: usize,
     from: impl Fn([u8; N]) -> T,
 ) -> io::Result<Vec<T>> {

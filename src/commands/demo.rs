@@ -1,11 +1,11 @@
 //! `demist demo`: training that can be watched, and pictures from the shipped
 //! network, from a clone of the repository and nothing else.
 
-use super::sampling::{draw, load};
+use super::sampling::{Draw, Want, draw_pixels, load};
 use super::train::{open_data, train_with_bar};
 use super::{command_line, open_device, time_limit};
 use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info, read_network};
-use demist::diffusion::{DiffusionConfig, SampleOptions, Sampler, SpacedSchedule};
+use demist::diffusion::{DiffusionConfig, SampleOptions, SpacedSchedule};
 use demist::output::Grid;
 use demist::runtime::{Context, Pipelines};
 use demist::train::{RunOptions, StopFlag, TrainConfig};
@@ -45,7 +45,7 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let respacing = args.sample_steps.to_string();
     SpacedSchedule::new(&info.diffusion, &respacing)?;
     let data = args.assets.join("faces16.png");
-    let dataset = open_data(&data, Some(info.model.image_size), Some(info.model.in_channels))?;
+    let dataset = open_data(&data, Some(info.model.image_size()), Some(info.model.in_channels()), false)?;
     let gpu = open_device(device)?;
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
@@ -68,12 +68,11 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         ..info.clone()
     };
     let options = RunOptions {
-        folder: args.out.clone(),
-        resume: false,
         log_every: 2,
         save_every: 0,
         sample_every: 0,
         time_limit: Some(limit),
+        ..RunOptions::new(&args.out)
     };
     let outcome = train_with_bar(ctx, Arc::new(dataset), fresh, &options)?;
     if outcome.interrupted {
@@ -81,22 +80,18 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     }
 
     say!("drawing from the shipped network ({} images seen)", info.progress.images_seen);
-    let classes = info.model.num_classes.unwrap_or(1);
+    let classes = info.model.classes().unwrap_or(1);
     let labels: Vec<u32> =
         (0..classes as u32).flat_map(|c| std::iter::repeat_n(c, COLUMNS)).collect();
     let count = labels.len();
-    let loaded = load(ctx, &shipped, info, &file, count)?;
-    let sampling = SampleOptions {
-        respacing,
-        sampler: Sampler::Ddim { eta: 0.0 },
-        clip: true,
-        seed: args.seed,
-    };
-    let pixels = draw(ctx, &loaded, &sampling, &labels, count, &StopFlag::default())?;
+    let loaded = load(ctx, &shipped, info, &file, Want { batch: count, ..Default::default() })?;
+    let sampling = SampleOptions { respacing, seed: args.seed, ..Default::default() };
+    let what = Draw { count, labels: &labels, ..Default::default() };
+    let pixels = draw_pixels(ctx, &loaded, &sampling, what, &StopFlag::default())?;
     let m = &loaded.info.model;
     let path = args.out.join("faces.png");
     let device = gpu.summary.to_string();
-    Grid::new(&pixels, [m.image_size, m.image_size, m.in_channels], COLUMNS)
+    Grid::new(&pixels, [m.image_size(), m.image_size(), m.in_channels()], COLUMNS)
         .row_labels(loaded.info.data.classes.iter().cloned())
         .title("drawn by the shipped network, one row a class")
         .footer(format!("{} DDIM steps, seed {}, {device}", args.sample_steps, args.seed))

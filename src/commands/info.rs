@@ -1,12 +1,16 @@
 //! `demist info`: what a network is and what it needs, without allocating.
 
 use super::check_batch;
+use super::sampling::boundless;
 use demist::Result;
 use demist::checkpoint::{NetworkInfo, read_info};
-use demist::diffusion::{DiffusionConfig, SamplingGraph};
-use demist::gpu::{Caps, human_bytes};
-use demist::graph::PlanReport;
-use demist::model::{UNetConfig, preset, preset_names};
+use demist::diffusion::{
+    DiffusionConfig, GuideGraph, SamplingGraph, SamplingNeeds, released_diffusion,
+};
+use demist::gpu::human_bytes;
+use demist::graph::{Graph, Plan, PlanReport};
+use demist::model::{EncoderConfig, ModelConfig, UNetConfig, model_preset, preset_names};
+use demist::train::{TrainConfig, memory_need};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `info`.
@@ -22,9 +26,9 @@ pub struct Args {
 /// Prints configuration, parameters, work and plan memory.
 pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     let (model, diffusion) = match named(&args.file) {
-        Some(model) => {
+        Some((model, diffusion)) => {
             say!("preset      {}", args.file.display());
-            (model, DiffusionConfig::default())
+            (model, diffusion)
         }
         None => {
             let info = read_info(&args.file).map_err(|e| hint(e, &args.file))?;
@@ -32,38 +36,77 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
             (info.model, info.diffusion)
         }
     };
-    print_model(&model);
+    match &model {
+        ModelConfig::UNet(m) => print_unet(m),
+        ModelConfig::Encoder(m) => print_encoder(m),
+    }
     say!(
-        "diffusion   {} steps, {:?} schedule, predicts {:?}, variance {:?}",
+        "diffusion   {} steps, {:?} schedule, predicts {:?}, variance {:?}, loss {:?}{}",
         diffusion.diffusion_steps,
         diffusion.noise_schedule,
         diffusion.mean_type,
-        diffusion.var_type
+        diffusion.var_type,
+        diffusion.loss_type,
+        if diffusion.rescale_timesteps { ", timesteps in thousandths" } else { "" }
     );
     // Only sizes matter here; a device may bind less, which its own plan then says.
-    let caps = Caps { max_binding: u64::MAX / 8, max_buffer: u64::MAX / 8, ..Caps::default() };
+    let caps = boundless();
     check_batch(&caps, &model, args.batch)?;
-    let wiring = SamplingGraph::new(&model, args.batch, false, false)?;
-    let plan = wiring.plan(&caps)?;
-    let parameters: usize = wiring.graph.params.iter().map(|p| p.len()).sum();
-    say!("parameters  {parameters} in {} tensors", wiring.graph.params.len());
+    let (graph, plan) = inference(&model, args.batch)?;
+    let parameters: usize = graph.params.iter().map(|p| p.len()).sum();
+    say!("parameters  {parameters} in {} tensors", graph.params.len());
     let report = plan.report();
     let macs = report.flops as f64 / 2.0 / args.batch as f64;
     let (macs, unit) = if macs < 1e9 { (macs / 1e6, "MMAC") } else { (macs / 1e9, "GMAC") };
-    say!("work        {macs:.2} {unit} an image forward");
+    let what = match &model {
+        ModelConfig::UNet(_) => "forward",
+        ModelConfig::Encoder(_) => "for a guidance gradient",
+    };
+    say!("work        {macs:.2} {unit} an image {what}");
     print_plan("inference", args.batch, &report, report.params);
-    let image_channels =
-        model.out_channels == model.in_channels || model.out_channels == 2 * model.in_channels;
-    if image_channels {
-        let train = demist::train::plan_report(&caps, &model, &diffusion, args.batch)?;
-        // Weights, gradients, two moments and the average.
-        print_plan("training", args.batch, &train, 5 * train.params);
+    let trainable = match &model {
+        ModelConfig::UNet(m) => [1, 2].contains(&(m.out_channels / m.in_channels)),
+        ModelConfig::Encoder(_) => true,
+    };
+    if trainable {
+        let config = TrainConfig {
+            micro_batch: args.batch,
+            batch_size: args.batch,
+            ..Default::default()
+        };
+        let need = memory_need(&caps, &model, &diffusion, &config)?;
+        print_plan("training", args.batch, &need.report, need.copies * need.report.params);
+        let levels = model.levels();
+        let config = TrainConfig { recompute_levels: (1 << levels) - 1, ..config };
+        let least = memory_need(&caps, &model, &diffusion, &config)?;
+        say!(
+            "            {} when all {levels} levels are recomputed (train --memory chooses)",
+            human_bytes(least.bytes())
+        );
     }
     Ok(())
 }
 
-fn named(file: &Path) -> Option<UNetConfig> {
-    if file.exists() { None } else { preset(file.to_str()?) }
+/// What drawing, or guiding, runs.
+fn inference(model: &ModelConfig, batch: usize) -> Result<(Graph, Plan)> {
+    let caps = boundless();
+    match model {
+        ModelConfig::UNet(m) => {
+            let wiring = SamplingGraph::new(m, batch, SamplingNeeds::default())?;
+            let plan = wiring.plan(&caps)?;
+            Ok((wiring.graph, plan))
+        }
+        ModelConfig::Encoder(m) => {
+            let wiring = GuideGraph::new(m, batch)?;
+            let plan = wiring.plan(&caps)?.0;
+            Ok((wiring.graph, plan))
+        }
+    }
+}
+
+fn named(file: &Path) -> Option<(ModelConfig, DiffusionConfig)> {
+    let name = file.to_str().filter(|_| !file.exists())?;
+    Some((model_preset(name)?, released_diffusion(name).unwrap_or_default()))
 }
 
 fn hint(e: demist::Error, file: &Path) -> demist::Error {
@@ -99,12 +142,12 @@ fn print_file(path: &Path, info: &NetworkInfo) {
         t.batch_size,
         t.micro_batch,
         t.lr,
-        t.ema_rate,
+        t.ema_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", "),
         t.seed
     );
 }
 
-fn print_model(m: &UNetConfig) {
+fn print_unet(m: &UNetConfig) {
     say!(
         "network     {}x{} pixels, {} channels in, {} out, width {}, multipliers {:?}, {} residual blocks a level",
         m.image_size,
@@ -125,10 +168,35 @@ fn print_model(m: &UNetConfig) {
         if m.resblock_updown { "residual resampling" } else { "plain resampling" },
         m.dropout
     );
+    if let Some(small) = m.small_size {
+        say!("            enlarges images of {small}x{small} pixels");
+    }
     match m.num_classes {
+        Some(n) if m.null_class => {
+            say!("            conditional on {n} classes, or on none (classifier-free guidance)");
+        }
         Some(n) => say!("            conditional on {n} classes"),
         None => say!("            unconditional"),
     }
+}
+
+fn print_encoder(m: &EncoderConfig) {
+    say!(
+        "classifier  {}x{} pixels, {} channels, {} classes, width {}, multipliers {:?}, {} residual blocks a level",
+        m.image_size,
+        m.image_size,
+        m.in_channels,
+        m.out_channels,
+        m.model_channels,
+        m.channel_mult,
+        m.num_res_blocks
+    );
+    say!(
+        "            attention at 1/{:?} of the size, {:?} pool, dropout {}",
+        m.attention_resolutions,
+        m.pool,
+        m.dropout
+    );
 }
 
 fn print_plan(what: &str, batch: usize, r: &PlanReport, parameters: u64) {

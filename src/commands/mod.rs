@@ -1,16 +1,24 @@
 //! The commands: what was typed becomes what the library is asked to do, and
 //! its events become lines, bars and pictures.
 
+pub mod convert;
 pub mod demo;
 pub mod devices;
+pub mod evaluate;
+mod images;
 pub mod info;
+pub mod latents;
+pub mod nll;
+mod options;
 pub mod sample;
 mod sampling;
+pub mod sweep;
 pub mod train;
+pub mod train_classifier;
 
 use demist::gpu::{Caps, Gpu, human_bytes};
 use demist::graph::PlanReport;
-use demist::model::UNetConfig;
+use demist::model::ModelConfig;
 use demist::train::StopFlag;
 use demist::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,12 +32,12 @@ fn open_device(selector: Option<&str>) -> Result<Gpu> {
 }
 
 /// Refuses a batch that no plan can hold, before anything counts its bytes.
-fn check_batch(caps: &Caps, model: &UNetConfig, batch: usize) -> Result<()> {
+fn check_batch(caps: &Caps, model: &ModelConfig, batch: usize) -> Result<()> {
     if batch == 0 {
         return Err(Error::Config("a batch must hold at least 1 image".into()));
     }
     model.validate()?;
-    let (side, channels) = (model.image_size, model.in_channels);
+    let (side, channels) = (model.image_size(), model.in_channels());
     let needed = (batch as u64).saturating_mul((side * side * channels * 4) as u64);
     if needed > caps.max_binding {
         return Err(Error::Memory(format!(

@@ -1,42 +1,48 @@
-//! `demist sample`
+//! `demist sample`: draws images from a network file, guided or not, and
+//! enlarges them by further networks.
 
-use super::sampling::{draw, load};
+use super::images::read_images;
+use super::sampling::{Draw, Loaded, Want, draw, draw_pixels, label_info, load};
 use super::{command_line, open_device, stop_on_ctrl_c};
-use demist::checkpoint::{NetworkInfo, read_network};
+use demist::checkpoint::{NetworkInfo, read_info, read_network};
 use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
 use demist::gpu::human_bytes;
+use demist::output::image::{from_u8, to_u8};
 use demist::output::{Grid, image, npz};
 use demist::runtime::{Context, Pipelines};
+use demist::train::StopFlag;
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `sample`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A network file, or the state of a run.
+    /// A network file, or a run folder's network.safetensors.
     file: PathBuf,
-    /// Images to draw (per class, if --class is given).
+    /// Classes to draw, by name or number, comma-separated, or "all"; one row
+    /// each. Random classes otherwise.
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',')]
+    classes: Vec<String>,
+    /// Images, of each class if classes are given.
     #[arg(short = 'n', long, default_value_t = 8)]
     count: usize,
-    /// Classes by name or number, comma-separated; "all" for every one.
-    /// Without it each image draws its class at random.
-    #[arg(long = "class", value_delimiter = ',')]
-    classes: Vec<String>,
-    /// Kept timesteps: "250", "90,60,60,20,20", "ddim25", or "" for all.
-    #[arg(long, default_value = "50")]
-    steps: String,
-    /// Update rule.
-    #[arg(long, value_enum, default_value_t = Rule::Ddim)]
-    sampler: Rule,
-    /// Noise of DDIM: 0 is deterministic, 1 as noisy as DDPM.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    eta: f64,
-    /// Do not clamp the predicted image to the range of pixels.
+    #[command(flatten)]
+    process: ProcessArgs,
+    #[command(flatten)]
+    guidance: GuidanceArgs,
+    /// Small images for a super-resolution network: an .npz of samples, a folder
+    /// or a picture.
+    #[arg(long, value_name = "IMAGES")]
+    low_res: Option<PathBuf>,
+    /// Enlarge what was drawn by this super-resolution network; may be repeated.
+    #[arg(long, value_name = "NETWORK")]
+    upsample: Vec<PathBuf>,
+    /// Steps of the enlarging networks [default: as --steps].
     #[arg(long)]
-    no_clip: bool,
-    /// Seed of the noise; the same seed draws the same images in any batch size.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    upsample_steps: Option<String>,
+    /// Show so many predicted clean images on the way, one row an image.
+    #[arg(long, value_name = "COLUMNS")]
+    strip: Option<usize>,
     /// Images computed at once.
     #[arg(long, default_value_t = 8)]
     batch: usize,
@@ -45,83 +51,261 @@ pub struct Args {
     out: PathBuf,
 }
 
+/// The denoising loop.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Denoising")]
+pub struct ProcessArgs {
+    /// Denoising steps ("50"), sections ("90,60,60,20,20"), the original DDIM
+    /// spacing ("ddim25"), or "" for all.
+    #[arg(long, default_value = "50")]
+    pub steps: String,
+    /// The update rule.
+    #[arg(long, value_enum, default_value_t = Rule::Ddim)]
+    pub sampler: Rule,
+    /// Noise of DDIM: 0 is deterministic, 1 as noisy as DDPM.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub eta: f64,
+    /// Do not clamp the predicted image to the range of pixels.
+    #[arg(long)]
+    pub no_clip: bool,
+    /// Seed of the noise; the same seed draws the same images in any batch size.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// What pulls samples towards their class.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Guidance")]
+pub struct GuidanceArgs {
+    /// Follow the gradient of this classifier.
+    #[arg(long, value_name = "NETWORK")]
+    pub classifier: Option<PathBuf>,
+    /// Scale of the classifier's gradient.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    pub classifier_scale: f64,
+    /// Weight of classifier-free guidance: 1 is the conditional prediction, more
+    /// exaggerates the difference to the unconditional one.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub guidance: f64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Rule {
+pub enum Rule {
     /// Ancestral sampling.
     Ddpm,
     /// Implicit sampling.
     Ddim,
 }
 
+impl ProcessArgs {
+    /// The options, refused early where they are impossible for the network.
+    pub fn options(&self, info: &NetworkInfo, guidance: Option<&GuidanceArgs>) -> Result<SampleOptions> {
+        let options = SampleOptions {
+            respacing: self.steps.clone(),
+            sampler: match self.sampler {
+                Rule::Ddpm => Sampler::Ddpm,
+                Rule::Ddim => Sampler::Ddim { eta: self.eta },
+            },
+            clip: !self.no_clip,
+            seed: self.seed,
+            classifier_scale: guidance.map_or(1.0, |g| g.classifier_scale),
+            guidance_weight: guidance.map_or(1.0, |g| g.guidance),
+        };
+        options.sampler.validate()?;
+        SpacedSchedule::new(&info.diffusion, &options.respacing)?;
+        for (name, v) in [("--classifier-scale", options.classifier_scale), ("--guidance", options.guidance_weight)] {
+            if !v.is_finite() {
+                return Err(Error::Config(format!("{name} must be a finite number")));
+            }
+        }
+        Ok(options)
+    }
+
+    /// For the small print of a picture.
+    pub fn describe(&self) -> String {
+        let steps = if self.steps.is_empty() { "all" } else { &self.steps };
+        format!("{steps} steps of {:?}, seed {}", self.sampler, self.seed)
+    }
+}
+
+impl GuidanceArgs {
+    /// Whether the network is evaluated with and without its class.
+    pub fn is_classifier_free(&self) -> bool {
+        self.guidance != 1.0
+    }
+}
+
 /// Draws and writes.
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
-    if args.count == 0 || args.batch == 0 {
-        return Err(Error::Config("--count and --batch must be at least 1".into()));
+    if args.count == 0 || args.batch == 0 || args.strip == Some(0) {
+        return Err(Error::Config("--count, --batch and --strip must be at least 1".into()));
     }
     let (info, file) = read_network(&args.file)?;
-    let (labels, count) = choose_labels(args, &info)?;
-    let options = SampleOptions {
-        respacing: args.steps.clone(),
-        sampler: match args.sampler {
-            Rule::Ddpm => Sampler::Ddpm,
-            Rule::Ddim => Sampler::Ddim { eta: args.eta },
-        },
-        clip: !args.no_clip,
-        seed: args.seed,
-    };
+    let model = info.model.unet().map_err(|e| Error::file(&args.file, e.to_string()))?.clone();
+    let options = args.process.options(&info, Some(&args.guidance))?;
+    let named = label_info(&info, args.guidance.classifier.as_deref())?;
     // What can be refused is refused before the work.
-    options.sampler.validate()?;
-    SpacedSchedule::new(&info.diffusion, &options.respacing)?;
+    let stages = stages(args, &info)?;
+    let given = match (&args.low_res, model.small_size) {
+        (Some(path), Some(small)) => {
+            Some(read_images(path, small, model.in_channels, args.count, &info)?)
+        }
+        (None, None) => None,
+        (None, Some(small)) => {
+            return Err(Error::Config(format!(
+                "this network enlarges images of {small} pixels; give them by --low-res"
+            )));
+        }
+        (Some(_), None) => {
+            return Err(Error::Config("--low-res is for super-resolution networks".into()));
+        }
+    };
+    let (labels, count) = match given.as_ref().and_then(|g| g.labels.clone().map(|l| (l, g.count))) {
+        Some((labels, count)) if named.model.classes().is_some() => (labels, count),
+        _ => choose_labels(args, &named, given.as_ref().map(|g| g.count))?,
+    };
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let gpu = open_device(device)?;
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
-    let loaded = load(ctx, &args.file, info, &file, args.batch.min(count))?;
-    let pixels = draw(ctx, &loaded, &options, &labels, count, &stop)?;
-    write(args, &loaded.info, &pixels, &labels, count, &gpu.summary.to_string())?;
+    let want = Want {
+        batch: args.batch.min(count),
+        keep_x0: args.strip.is_some(),
+        classifier_free: args.guidance.is_classifier_free(),
+        classifier: args.guidance.classifier.as_deref(),
+    };
+    let loaded = load(ctx, &args.file, info, &file, want)?;
+    let what = Draw {
+        count,
+        labels: &labels,
+        low_res: given.as_ref().map(|g| g.pixels.as_slice()),
+        ..Default::default()
+    };
+    let out = Output { args, info: &named, labels: &labels, count, device: gpu.summary.to_string() };
+    match args.strip {
+        Some(columns) => out.strip(ctx, &loaded, &options, what, columns, &stop)?,
+        None => {
+            let pixels = draw_pixels(ctx, &loaded, &options, what, &stop)?;
+            let mut size = loaded.info.model.image_size();
+            drop(loaded);
+            let pixels = enlarge(ctx, args, &options, &stages, (&labels, count), pixels, &mut size, &stop)?;
+            out.write(&pixels, size)?;
+        }
+    }
     say!("wrote {}", args.out.display());
     Ok(())
 }
 
+/// Checks that each enlarging network takes what the one before makes.
+fn stages(args: &Args, base: &NetworkInfo) -> Result<Vec<NetworkInfo>> {
+    if args.strip.is_some() && !args.upsample.is_empty() {
+        return Err(Error::Config("--strip shows one network's steps; leave out --upsample".into()));
+    }
+    let mut size = base.model.image_size();
+    let mut stages = Vec::new();
+    for path in &args.upsample {
+        let info = read_info(path)?;
+        let fail = |detail: String| Err(Error::file(path, detail));
+        let model = info.model.unet()?;
+        match model.small_size {
+            Some(small) if small == size => {}
+            Some(small) => {
+                return fail(format!("enlarges images of {small} pixels, these are of {size}"));
+            }
+            None => return fail("is no super-resolution network".into()),
+        }
+        if model.in_channels != base.model.in_channels() {
+            return fail(format!(
+                "is for images of {} channels, these have {}",
+                model.in_channels,
+                base.model.in_channels()
+            ));
+        }
+        if model.num_classes.is_some() && info.data.classes != base.data.classes {
+            return fail("knows other classes than the first network".into());
+        }
+        size = model.image_size;
+        stages.push(info);
+    }
+    Ok(stages)
+}
+
+/// Runs the images through the enlarging networks. They get bytes, as they
+/// would from a file.
+#[allow(clippy::too_many_arguments)]
+fn enlarge(
+    ctx: Context,
+    args: &Args,
+    options: &SampleOptions,
+    stages: &[NetworkInfo],
+    (labels, count): (&[u32], usize),
+    mut pixels: Vec<u8>,
+    size: &mut usize,
+    stop: &StopFlag,
+) -> Result<Vec<u8>> {
+    for (number, (info, path)) in stages.iter().zip(&args.upsample).enumerate() {
+        let (_, file) = read_network(path)?;
+        let conditional = info.model.classes().is_some();
+        let loaded = load(ctx, path, info.clone(), &file, Want { batch: args.batch.min(count), ..Default::default() })?;
+        let low_res = from_u8(&pixels);
+        let options = SampleOptions {
+            respacing: args.upsample_steps.clone().unwrap_or_else(|| options.respacing.clone()),
+            // Other noise than the stage before, of which this one is a detail.
+            seed: options.seed.wrapping_add(1 + number as u64),
+            guidance_weight: 1.0,
+            ..options.clone()
+        };
+        let what = Draw {
+            count,
+            labels: if conditional { labels } else { &[] },
+            low_res: Some(&low_res),
+            ..Default::default()
+        };
+        pixels = to_u8(&draw(ctx, &loaded, &options, what, stop, "enlarging")?.images);
+        *size = info.model.image_size();
+    }
+    Ok(pixels)
+}
+
 /// The class of every image, row by row (none of an unconditional network),
-/// and the number of images.
-fn choose_labels(args: &Args, info: &NetworkInfo) -> Result<(Vec<u32>, usize)> {
-    let Some(classes) = info.model.num_classes else {
+/// and the number of images; `given` is how many there must be.
+fn choose_labels(args: &Args, info: &NetworkInfo, given: Option<usize>) -> Result<(Vec<u32>, usize)> {
+    let each = given.unwrap_or(args.count);
+    let Some(classes) = info.model.classes() else {
         if let Some(name) = args.classes.first() {
             info.class(name)?;
         }
-        check_count(args.count, 1, info)?;
-        return Ok((Vec::new(), args.count));
+        check_count(each, 1, info)?;
+        return Ok((Vec::new(), each));
     };
     if args.classes.is_empty() {
-        check_count(args.count, 1, info)?;
-        let draw = |i| {
-            demist::rng::uniform_below(
-                args.seed,
-                0,
-                demist::rng::STREAM_LABEL,
-                i,
-                0,
-                classes as u32,
-            )
-        };
-        return Ok(((0..args.count as u32).map(draw).collect(), args.count));
+        check_count(each, 1, info)?;
+        let (seed, stream) = (args.process.seed, demist::rng::STREAM_LABEL);
+        let draw = |i| demist::rng::uniform_below(seed, 0, stream, i, 0, classes as u32);
+        return Ok(((0..each as u32).map(draw).collect(), each));
     }
-    let wanted: Vec<u32> = if args.classes.iter().any(|c| c == "all") {
-        (0..classes as u32).collect()
-    } else {
-        args.classes.iter().map(|c| info.class(c)).collect::<Result<_>>()?
-    };
-    let count = check_count(args.count, wanted.len(), info)?;
-    let labels = wanted.into_iter().flat_map(|c| std::iter::repeat_n(c, args.count)).collect();
+    let wanted = classes_named(&args.classes, info)?;
+    if given.is_some() && wanted.len() > 1 {
+        return Err(Error::Config("the small images have no labels: give one --class".into()));
+    }
+    let count = check_count(each, wanted.len(), info)?;
+    let labels = wanted.into_iter().flat_map(|c| std::iter::repeat_n(c, each)).collect();
     Ok((labels, count))
+}
+
+/// Class numbers by name or number; "all" for all of them.
+pub fn classes_named(names: &[String], info: &NetworkInfo) -> Result<Vec<u32>> {
+    if names.iter().any(|c| c == "all") {
+        return Ok((0..info.model.classes().unwrap_or(0) as u32).collect());
+    }
+    names.iter().map(|c| info.class(c)).collect()
 }
 
 /// `each` images of every one of `classes`: as many as the random numbers tell
 /// apart, of a kind that can be written, and no more than there is room for.
-fn check_count(each: usize, classes: usize, info: &NetworkInfo) -> Result<usize> {
-    let (side, channels) = (info.model.image_size, info.model.in_channels);
+pub fn check_count(each: usize, classes: usize, info: &NetworkInfo) -> Result<usize> {
+    let (side, channels) = (info.model.image_size(), info.model.in_channels());
     if !matches!(channels, 1 | 3) {
         return Err(Error::Config(format!(
             "the network draws images of {channels} channels; 1 (grey) and 3 (RGB) can be written"
@@ -149,7 +333,7 @@ fn is_file_name(out: &Path) -> bool {
 }
 
 /// Makes the output folder, and fails before the work rather than after it.
-fn prepare_output(out: &Path) -> Result<()> {
+pub fn prepare_output(out: &Path) -> Result<()> {
     let folder = if is_file_name(out) {
         if out.is_dir() {
             return Err(Error::file(out, "is a folder, a file of that name cannot be written"));
@@ -175,52 +359,97 @@ fn file_name_part(class: &str) -> String {
     class.chars().take(64).map(safe).collect::<String>().trim_start_matches('.').to_owned()
 }
 
-fn write(
-    args: &Args,
-    info: &NetworkInfo,
-    pixels: &[u8],
-    labels: &[u32],
+/// Where the images go, and what is written beside them.
+struct Output<'a> {
+    args: &'a Args,
+    info: &'a NetworkInfo,
+    labels: &'a [u32],
     count: usize,
-    device: &str,
-) -> Result<()> {
-    let (size, channels) = (info.model.image_size, info.model.in_channels);
-    let name =
-        |l: &u32| info.data.classes.get(*l as usize).cloned().unwrap_or_else(|| l.to_string());
-    let recipe = command_line();
-    let text = [("Software", "demist"), ("Comment", recipe.as_str()), ("Source", device)];
-    match args.out.extension().and_then(|e| e.to_str()) {
-        Some("png") => {
-            let columns = if args.classes.is_empty() { args.count.min(8) } else { args.count };
-            let mut grid = Grid::new(pixels, [size, size, channels], columns).footer(format!(
-                "{} steps of {:?}, seed {}, {device}",
-                if args.steps.is_empty() { "all" } else { &args.steps },
-                args.sampler,
-                args.seed
-            ));
-            if !args.classes.is_empty() {
-                grid = grid.row_labels(labels.iter().step_by(args.count).map(name));
+    device: String,
+}
+
+impl Output<'_> {
+    fn class_name(&self, label: &u32) -> String {
+        let name = self.info.data.classes.get(*label as usize).cloned();
+        name.unwrap_or_else(|| label.to_string())
+    }
+
+    fn footer(&self) -> String {
+        let g = &self.args.guidance;
+        let mut text = self.args.process.describe();
+        if g.classifier.is_some() {
+            text += &format!(", classifier scale {}", g.classifier_scale);
+        }
+        if g.is_classifier_free() {
+            text += &format!(", guidance {}", g.guidance);
+        }
+        format!("{text}, {}", self.device)
+    }
+
+    fn write(&self, pixels: &[u8], size: usize) -> Result<()> {
+        let (args, labels, count) = (self.args, self.labels, self.count);
+        let channels = self.info.model.in_channels();
+        let recipe = command_line();
+        let text = [("Software", "demist"), ("Comment", recipe.as_str()), ("Source", &self.device)];
+        match args.out.extension().and_then(|e| e.to_str()) {
+            Some("png") => {
+                let rows = !args.classes.is_empty() && count == args.count * (count / args.count);
+                let columns = if rows { args.count } else { count.min(8) };
+                let mut grid =
+                    Grid::new(pixels, [size, size, channels], columns).footer(self.footer());
+                if rows && !labels.is_empty() {
+                    let names = labels.iter().step_by(args.count).map(|l| self.class_name(l));
+                    grid = grid.row_labels(names);
+                }
+                grid.save(&args.out, &text)
             }
-            grid.save(&args.out, &text)
-        }
-        Some("npz") => {
-            let labels: Vec<i64> = labels.iter().map(|l| i64::from(*l)).collect();
-            let labels = (!labels.is_empty()).then_some(labels.as_slice());
-            npz::save_samples(&args.out, pixels, [count, size, size, channels], labels)
-        }
-        _ => {
-            for (i, image) in pixels.chunks(size * size * channels).enumerate() {
-                let class = labels.get(i).map(|l| format!("{}_", file_name_part(&name(l))));
-                let class = class.unwrap_or_default();
-                image::save_png(
-                    &args.out.join(format!("{class}{i:05}.png")),
-                    image,
-                    size,
-                    size,
-                    channels,
-                    &text,
-                )?;
+            Some("npz") => {
+                let labels: Vec<i64> = labels.iter().map(|l| i64::from(*l)).collect();
+                let labels = (!labels.is_empty()).then_some(labels.as_slice());
+                npz::save_samples(&args.out, pixels, [count, size, size, channels], labels)
             }
-            Ok(())
+            _ => {
+                for (i, image) in pixels.chunks(size * size * channels).enumerate() {
+                    let class = labels.get(i).map(|l| file_name_part(&self.class_name(l)) + "_");
+                    let name = format!("{}{i:05}.png", class.unwrap_or_default());
+                    let path = args.out.join(name);
+                    image::save_png(&path, image, size, size, channels, &text)?;
+                }
+                Ok(())
+            }
         }
+    }
+
+    /// One row an image: what the network took it for at `columns` of the steps.
+    fn strip(
+        &self,
+        ctx: Context,
+        loaded: &Loaded,
+        options: &SampleOptions,
+        what: Draw,
+        columns: usize,
+        stop: &StopFlag,
+    ) -> Result<()> {
+        if self.args.out.extension().is_none_or(|e| e != "png") {
+            return Err(Error::Config("--strip draws a picture: --out must end in .png".into()));
+        }
+        let schedule = SpacedSchedule::new(&loaded.info.diffusion, &options.respacing)?;
+        let steps = schedule.num_steps();
+        let columns = columns.min(steps);
+        let shown: Vec<usize> = (1..=columns).map(|k| (k * steps).div_ceil(columns)).collect();
+        let what = Draw { show_x0: &shown, ..what };
+        let drawn = draw(ctx, loaded, options, what, stop, "sampling")?;
+        let (size, channels) = (loaded.info.model.image_size(), loaded.info.model.in_channels());
+        let pixels = to_u8(&drawn.x0.concat());
+        let timesteps = shown.iter().map(|k| format!("t={}", schedule.timestep_map[steps - k]));
+        let mut grid = Grid::new(&pixels, [size, size, channels], columns)
+            .title("predicted clean images")
+            .column_labels(timesteps)
+            .footer(self.footer());
+        if !self.labels.is_empty() {
+            grid = grid.row_labels(self.labels.iter().map(|l| self.class_name(l)));
+        }
+        let recipe = command_line();
+        grid.save(&self.args.out, &[("Software", "demist"), ("Comment", &recipe)])
     }
 }

@@ -1,12 +1,16 @@
-//! `demist train`
+//! `demist train`: trains a diffusion or super-resolution network in a run
+//! folder.
 
-use super::{bar, check_batch, check_room, command_line, open_device, stop_on_ctrl_c, time_limit};
-use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info};
+use super::options::{
+    DataArgs, DiffusionArgs, ObjectiveArgs, RunArgs, TrainArgs, new_info, open_validation,
+};
+use super::{bar, check_batch, check_room, open_device, stop_on_ctrl_c};
+use demist::checkpoint::{NetworkInfo, read_any};
 use demist::data::{DataOptions, Dataset};
-use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, VarType};
-use demist::model::{UNetConfig, default_model, preset, preset_names};
+use demist::diffusion::{DiffusionConfig, VarType};
+use demist::model::{Hints, ModelConfig, UNetConfig, default_model, preset, preset_names};
 use demist::runtime::{Context, Pipelines};
-use demist::train::{Event, RunOptions, TrainConfig, TrainOutcome, plan_report, train};
+use demist::train::{Event, RunOptions, TermSum, TrainOutcome, fit_memory, memory_need, train};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,16 +18,11 @@ use std::sync::Arc;
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder of PNG/JPEG (class = subfolder, or file name before the first
+    /// Images: a folder (classes by subfolder or by file name before the first
     /// underscore), an atlas .png with its .json, or IDX files.
     data: PathBuf,
-    /// Run folder.
-    #[arg(short, long, default_value = "runs/latest")]
-    out: PathBuf,
-    /// Continue the run in the folder with its own options (only --steps,
-    /// intervals and the time limit can be changed).
-    #[arg(long)]
-    resume: bool,
+    #[command(flatten)]
+    run: RunArgs,
     #[command(flatten)]
     data_options: DataArgs,
     #[command(flatten)]
@@ -31,33 +30,9 @@ pub struct Args {
     #[command(flatten)]
     diffusion: DiffusionArgs,
     #[command(flatten)]
+    objective: ObjectiveArgs,
+    #[command(flatten)]
     training: TrainArgs,
-    /// Steps between rows of metrics.csv.
-    #[arg(long, default_value_t = 20)]
-    log_every: u64,
-    /// Steps between saves.
-    #[arg(long, default_value_t = 1000)]
-    save_every: u64,
-    /// Steps between sample grids; 0 for none.
-    #[arg(long, default_value_t = 1000)]
-    sample_every: u64,
-    /// Stop after this many minutes, saving.
-    #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
-    time_limit: Option<f64>,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Data")]
-struct DataArgs {
-    /// Side of the images; needed if they are not all square and of one size.
-    #[arg(long)]
-    image_size: Option<usize>,
-    /// 1 for grey, 3 for RGB; default is what the images have.
-    #[arg(long)]
-    channels: Option<usize>,
-    /// Mirror images at random.
-    #[arg(long)]
-    flip: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +62,13 @@ struct ModelArgs {
     /// Dropout probability in residual blocks.
     #[arg(long, allow_negative_numbers = true)]
     dropout: Option<f32>,
+    /// Train super-resolution from images of this side; the data are the large ones.
+    #[arg(long, value_name = "SIDE")]
+    small_size: Option<usize>,
+    /// Show this share of the images without their class, so that sampling can
+    /// use classifier-free guidance ("0.1").
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    label_dropout: f64,
     /// Ignore the classes.
     #[arg(long)]
     unconditional: bool,
@@ -101,113 +83,112 @@ struct ModelArgs {
     checkpoint: bool,
 }
 
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Diffusion")]
-struct DiffusionArgs {
-    /// Timesteps to train for.
-    #[arg(long, default_value_t = 1000)]
-    diffusion_steps: usize,
-    /// "linear" or "cosine".
-    #[arg(long, default_value = "linear")]
-    noise_schedule: String,
-    /// Predict the clean image instead of the noise.
-    #[arg(long)]
-    predict_xstart: bool,
-    /// Sample with the small fixed variance.
-    #[arg(long)]
-    sigma_small: bool,
-    /// Feed the network timesteps in thousandths of the process.
-    #[arg(long)]
-    rescale_timesteps: bool,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Training")]
-struct TrainArgs {
-    /// Steps in all [default: 10000].
-    #[arg(long)]
-    steps: Option<u64>,
-    /// Images a step.
-    #[arg(long, default_value_t = 16)]
-    batch_size: usize,
-    /// Images computed at once, to fit into memory [default: the batch].
-    #[arg(long)]
-    micro_batch: Option<usize>,
-    /// Learning rate.
-    #[arg(long, default_value_t = 2e-4, allow_negative_numbers = true)]
-    lr: f64,
-    /// Steps over which the rate rises.
-    #[arg(long, default_value_t = 0)]
-    lr_warmup: u64,
-    /// Let the rate fall linearly to zero at the last step.
-    #[arg(long)]
-    lr_anneal: bool,
-    /// Decoupled weight decay.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    weight_decay: f64,
-    /// Largest gradient norm; 0 does not clip.
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    max_grad_norm: f64,
-    /// Decay of the averaged weights.
-    #[arg(long, default_value_t = 0.9999, allow_negative_numbers = true)]
-    ema_rate: f64,
-    /// Seed of everything random.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-}
-
 /// Trains.
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
-    let saved = saved_run(args)?;
-    let size = saved.as_ref().map(|s| s.model.image_size).or(args.data_options.image_size);
-    let channels = saved.as_ref().map(|s| s.model.in_channels).or(args.data_options.channels);
-    let dataset = open_data(&args.data, size, channels)?;
-    let mut info = match saved {
-        Some(info) => info,
-        None => new_run(args, &dataset)?,
-    };
-    if let Some(steps) = args.training.steps {
-        info.training.steps = steps;
+    let saved = args.run.saved()?;
+    if let Some(info) = &saved {
+        info.model.unet()?;
     }
+    let (info, initial) = match saved {
+        Some(mut info) => {
+            args.training.resume(&mut info.training);
+            (info, None)
+        }
+        None => start(args)?,
+    };
+    run_training(device, info, initial, &args.data, (&args.data_options, &args.run), args.training.memory)
+}
+
+/// Everything after the options: shared by all kinds of networks.
+pub fn run_training(
+    device: Option<&str>,
+    mut info: NetworkInfo,
+    initial: Option<Vec<Vec<f32>>>,
+    data: &Path,
+    (data_options, run): (&DataArgs, &RunArgs),
+    memory: Option<u64>,
+) -> Result<()> {
     if info.training.steps == 0 {
         return Err(Error::Config("--steps must be at least 1".into()));
     }
+    let (size, channels) = (info.model.image_size(), info.model.in_channels());
+    let dataset = open_data(data, Some(size), Some(channels), info.training.random_crop)?;
     check_classes(&info, &dataset)?;
-    let options = RunOptions {
-        folder: args.out.clone(),
-        resume: args.resume,
-        log_every: args.log_every.max(1),
-        save_every: args.save_every,
-        sample_every: args.sample_every,
-        time_limit: args.time_limit.map(|m| time_limit(m, 60.0, "minutes")).transpose()?,
-    };
+    let validation =
+        open_validation(data_options.validation.as_deref(), size, channels, dataset.classes())?;
+    let options = RunOptions { initial, ..run.options(validation)? };
     let gpu = open_device(device)?;
     info.device = gpu.summary.to_string();
+    if let Some(budget) = memory {
+        choose_recompute(&gpu.caps, &mut info, budget)?;
+    }
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+    let command = info.command.split_whitespace().nth(1).unwrap_or("train").to_owned();
     let outcome = train_with_bar(ctx, Arc::new(dataset), info, &options)?;
     if outcome.interrupted {
-        say!("stopped and saved; continue with: {} --resume", resume_line(args));
+        let (data, out) = (data.display(), run.out.display());
+        say!("stopped and saved; continue with: demist {command} {data} --out {out} --resume");
     }
     Ok(())
 }
 
-/// What the run folder holds: the run to continue, or nothing where one starts.
-fn saved_run(args: &Args) -> Result<Option<NetworkInfo>> {
-    let state = args.out.join("state.safetensors");
-    match (args.resume, state.exists()) {
-        (true, true) => read_info(&state).map(Some),
-        (true, false) => Err(Error::file(&args.out, "holds no run that --resume could continue")),
-        (false, false) => Ok(None),
-        (false, true) => Err(Error::file(
-            &args.out,
-            "holds a run already; continue it with --resume or choose another --out",
-        )),
-    }
+/// A new run's description and, if it does not start from chance, its weights.
+fn start(args: &Args) -> Result<(NetworkInfo, Option<Vec<Vec<f32>>>)> {
+    let d = &args.data_options;
+    let base = args.run.init.as_deref().map(|path| read_any(path, args.model.preset.as_deref(), &Hints::default())).transpose()?;
+    let size = d.image_size.or(base.as_ref().map(|b| b.model.image_size()));
+    let channels = d.channels.or(base.as_ref().map(|b| b.model.in_channels()));
+    let dataset = open_data(&args.data, size, channels, d.random_crop)?;
+    let process = base.as_ref().map_or_else(DiffusionConfig::default, |b| b.diffusion.clone());
+    let diffusion = args.objective.apply(args.diffusion.apply(process)?);
+    let model = match &base {
+        Some(base) => adapt(base.model.unet()?, &args.model, &dataset)?,
+        None => model_config(&args.model, &dataset, diffusion.var_type)?,
+    };
+    model.validate()?;
+    let mut training = args.training.config(d)?;
+    training.label_dropout = args.model.label_dropout;
+    training.validate()?;
+    let model = ModelConfig::UNet(model);
+    let initial = match &base {
+        Some(base) => {
+            let (values, fresh) = base.initial(&model, training.seed)?;
+            for name in fresh {
+                note!("{name} is not taken from the file: it begins anew");
+            }
+            Some(values)
+        }
+        None => None,
+    };
+    Ok((new_info(model, diffusion, training, &dataset, &args.data), initial))
 }
 
-fn resume_line(args: &Args) -> String {
-    format!("demist train {} --out {}", args.data.display(), args.out.display())
+/// An imported network for the classes of the data.
+fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
+    let classes = dataset.classes().len();
+    Ok(UNetConfig {
+        num_classes: (!m.unconditional && classes > 1).then_some(classes),
+        null_class: m.label_dropout > 0.0 && !m.unconditional && classes > 1,
+        dropout: m.dropout.unwrap_or(base.dropout),
+        use_checkpoint: m.checkpoint,
+        ..base.clone()
+    })
+}
+
+/// Chooses the levels that are recomputed to stay within `budget`.
+fn choose_recompute(caps: &demist::gpu::Caps, info: &mut NetworkInfo, budget: u64) -> Result<()> {
+    let NetworkInfo { model, diffusion, training, .. } = info;
+    check_batch(caps, model, training.micro_batch)?;
+    let need = fit_memory(caps, model, diffusion, training, budget)?;
+    note!(
+        "memory: {} of {}, {} of {} levels recomputed in the backward walk",
+        demist::gpu::human_bytes(need.bytes()),
+        demist::gpu::human_bytes(budget),
+        training.recompute_levels.count_ones(),
+        model.levels()
+    );
+    Ok(())
 }
 
 /// Opens a data set, reporting what had to be skipped.
@@ -215,8 +196,9 @@ pub fn open_data(
     path: &Path,
     image_size: Option<usize>,
     channels: Option<usize>,
+    random_crop: bool,
 ) -> Result<Dataset> {
-    let options = DataOptions { image_size, channels, ..Default::default() };
+    let options = DataOptions { image_size, channels, random_crop, ..Default::default() };
     let dataset = Dataset::open(path, &options)?;
     for (file, reason) in dataset.skipped() {
         note!("skipped {}: {reason}", file.display());
@@ -237,7 +219,8 @@ pub fn open_data(
     Ok(dataset)
 }
 
-fn shorten(classes: &[String]) -> String {
+/// The first class names.
+pub fn shorten(classes: &[String]) -> String {
     let shown: Vec<&str> = classes.iter().take(8).map(String::as_str).collect();
     let more = if classes.len() > 8 { ", ..." } else { "" };
     format!("{}{more}", shown.join(", "))
@@ -246,7 +229,7 @@ fn shorten(classes: &[String]) -> String {
 fn check_classes(info: &NetworkInfo, dataset: &Dataset) -> Result<()> {
     let classes = dataset.classes();
     let fits = |n| n == classes.len() && info.data.classes == classes;
-    if info.model.num_classes.is_some_and(|n| !fits(n)) {
+    if info.model.classes().is_some_and(|n| !fits(n)) {
         return Err(Error::Config(format!(
             "the run was trained on the classes {}, the data has {}",
             shorten(&info.data.classes),
@@ -256,44 +239,11 @@ fn check_classes(info: &NetworkInfo, dataset: &Dataset) -> Result<()> {
     Ok(())
 }
 
-/// What the options and the data make of a new run.
-fn new_run(args: &Args, dataset: &Dataset) -> Result<NetworkInfo> {
-    let t = &args.training;
-    let training = TrainConfig {
-        batch_size: t.batch_size,
-        micro_batch: t.micro_batch.unwrap_or(t.batch_size),
-        lr: t.lr,
-        lr_warmup: t.lr_warmup,
-        lr_anneal: t.lr_anneal,
-        weight_decay: t.weight_decay,
-        max_grad_norm: t.max_grad_norm,
-        ema_rate: t.ema_rate,
-        steps: t.steps.unwrap_or(10_000),
-        seed: t.seed,
-        flip: args.data_options.flip,
-        ..Default::default()
-    };
-    training.validate()?;
-    let model = model_config(&args.model, dataset)?;
-    model.validate()?;
-    Ok(NetworkInfo {
-        model,
-        diffusion: diffusion_config(&args.diffusion)?,
-        data: DataInfo {
-            classes: dataset.classes().to_vec(),
-            images: dataset.len(),
-            source: args.data.display().to_string(),
-        },
-        training,
-        progress: Progress::default(),
-        holds: "state".into(),
-        command: command_line(),
-        device: String::new(),
-        version: env!("CARGO_PKG_VERSION").into(),
-    })
-}
-
-fn model_config(m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
+fn model_config(
+    m: &ModelArgs,
+    dataset: &Dataset,
+    variance: VarType,
+) -> Result<UNetConfig> {
     let mut c = match &m.preset {
         Some(name) => preset(name).ok_or_else(|| {
             Error::Config(format!(
@@ -312,9 +262,11 @@ fn model_config(m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
         )));
     }
     c.in_channels = dataset.channels();
-    c.out_channels = dataset.channels();
+    c.out_channels = dataset.channels() * if variance.is_learned() { 2 } else { 1 };
+    c.small_size = m.small_size;
     c.num_classes =
         (!m.unconditional && dataset.classes().len() > 1).then_some(dataset.classes().len());
+    c.null_class = m.label_dropout > 0.0 && c.num_classes.is_some();
     if let Some(v) = m.num_channels {
         c.model_channels = v;
     }
@@ -325,24 +277,7 @@ fn model_config(m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
         c.num_res_blocks = v;
     }
     if let Some(sizes) = &m.attention_resolutions {
-        c.attention_resolutions = sizes
-            .iter()
-            .map(|s| match (*s > 0).then(|| c.image_size / s) {
-                Some(d) if d > 0 && d.is_power_of_two() && c.image_size.is_multiple_of(*s) => {
-                    if d >> c.channel_mult.len() == 0 {
-                        return Ok(d);
-                    }
-                    Err(Error::Config(format!(
-                        "attention resolution {s} is below the smallest level of a network with {} levels",
-                        c.channel_mult.len()
-                    )))
-                }
-                _ => Err(Error::Config(format!(
-                    "attention resolution {s} is not the image size {} halved a number of times",
-                    c.image_size
-                ))),
-            })
-            .collect::<Result<_>>()?;
+        c.attention_resolutions = attention_factors(sizes, c.image_size, c.channel_mult.len())?;
     }
     if let Some(v) = m.num_heads {
         c.num_heads = v;
@@ -356,25 +291,22 @@ fn model_config(m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
     Ok(c)
 }
 
-fn diffusion_config(d: &DiffusionArgs) -> Result<DiffusionConfig> {
-    let config = DiffusionConfig {
-        diffusion_steps: d.diffusion_steps,
-        noise_schedule: match d.noise_schedule.as_str() {
-            "linear" => NoiseSchedule::Linear,
-            "cosine" => NoiseSchedule::Cosine,
-            other => {
-                return Err(Error::Config(format!(
-                    "unknown noise schedule `{other}`; there are linear, cosine"
-                )));
+/// The downsampling factors of the image sizes at which blocks attend.
+pub fn attention_factors(sizes: &[usize], image_size: usize, levels: usize) -> Result<Vec<usize>> {
+    let factor = |s: &usize| match (*s > 0).then(|| image_size / s) {
+        Some(d) if d > 0 && d.is_power_of_two() && image_size.is_multiple_of(*s) => {
+            if d >> levels == 0 {
+                return Ok(d);
             }
-        },
-        mean_type: if d.predict_xstart { MeanType::XStart } else { MeanType::Epsilon },
-        var_type: if d.sigma_small { VarType::FixedSmall } else { VarType::FixedLarge },
-        rescale_timesteps: d.rescale_timesteps,
-        ..Default::default()
+            Err(Error::Config(format!(
+                "attention resolution {s} is below the smallest level of a network with {levels} levels"
+            )))
+        }
+        _ => Err(Error::Config(format!(
+            "attention resolution {s} is not the image size {image_size} halved a number of times"
+        ))),
     };
-    demist::diffusion::SpacedSchedule::new(&config, "")?;
-    Ok(config)
+    sizes.iter().map(factor).collect()
 }
 
 /// Runs under a progress bar and prints what happens.
@@ -387,9 +319,8 @@ pub fn train_with_bar(
     let caps = &ctx.gpu.caps;
     info.training.validate()?;
     check_batch(caps, &info.model, info.training.micro_batch)?;
-    let plan = plan_report(caps, &info.model, &info.diffusion, info.training.micro_batch)?;
-    // Weights, gradients, two moments and the average.
-    check_room(ctx.gpu, &plan, 5)?;
+    let need = memory_need(caps, &info.model, &info.diffusion, &info.training)?;
+    check_room(ctx.gpu, &need.report, need.copies)?;
     let stop = stop_on_ctrl_c()?;
     let bar = bar(info.training.steps, "training");
     let mut loss_text = String::new();
@@ -405,11 +336,20 @@ pub fn train_with_bar(
                 bar.set_position(step);
                 bar.set_message(format!("{loss_text}{images_per_second:.1} images/s"));
             }
-            Event::Log { step, loss, grad_norm } => {
-                loss_text = format!("loss {loss:.4}  ");
+            Event::Log { step, loss, terms, grad_norm } => {
+                loss_text = format!("loss {loss:.4}  {}", accuracy(terms));
                 if bar.is_hidden() && step.is_multiple_of(options.log_every.saturating_mul(10)) {
                     note!("step {step}: loss {loss:.4}, gradient norm {grad_norm:.3}");
                 }
+            }
+            Event::Evaluated { step, evaluation, best } => {
+                let star = if best { ", the best so far" } else { "" };
+                let line = format!(
+                    "step {step}: validation loss {:.4} {}{star}",
+                    evaluation.loss(),
+                    accuracy(&evaluation.terms)
+                );
+                bar.suspend(|| say!("{}", line.trim_end()));
             }
             Event::NotFinite { step } => {
                 bar.suspend(|| note!("step {step}: loss or gradient not finite, update skipped"));
@@ -442,4 +382,10 @@ pub fn train_with_bar(
         say!("{}", options.folder.join(file).display());
     }
     Ok(outcome)
+}
+
+/// A classifier's accuracy for the progress line.
+fn accuracy(terms: &[TermSum]) -> String {
+    let shown = |t: &TermSum| format!("{} {:.1}%  ", t.name, 100.0 * t.total);
+    terms.iter().filter(|t| t.name.starts_with("acc")).map(shown).collect()
 }

@@ -158,10 +158,11 @@ fn look_at(pixels: Pixels, opts: &DataOptions, used: &AtomicU64) -> Seen {
     let (width, height, channels) = (pixels.width, pixels.height, pixels.channels);
     // Without a size or a channel count to fit to, it is kept as it is.
     let wanted = opts.channels.unwrap_or(channels);
-    let side = |s: usize| opts.image_size.unwrap_or(s);
+    let fit_to = opts.image_size.filter(|_| !opts.random_crop);
+    let side = |s: usize| fit_to.unwrap_or(s);
     let bytes = (side(width) * side(height) * wanted.min(channels)) as u64;
     let has_room = used.fetch_add(bytes, Relaxed).saturating_add(bytes) <= opts.cache_bytes;
-    let kept = has_room.then(|| match opts.image_size {
+    let kept = has_room.then(|| match fit_to {
         Some(size) => pixels.fit(size, wanted),
         None if wanted == 1 => pixels.with_channels(1),
         None => pixels,

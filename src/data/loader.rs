@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::{Dataset, Sampler};
+use super::{Augment, Dataset, Sampler};
 use crate::{Error, Result};
 
 /// Batches kept ready, over all workers.
@@ -27,13 +27,15 @@ pub struct LoaderOptions {
     pub start: u64,
     /// Mirror each image left to right with probability one half.
     pub flip: bool,
+    /// Cut each image at random (see [`Augment::crop`]).
+    pub random_crop: bool,
     /// Background threads; 0 chooses by the machine, at most four.
     pub workers: usize,
 }
 
 impl Default for LoaderOptions {
     fn default() -> Self {
-        LoaderOptions { batch_size: 1, seed: 0, start: 0, flip: false, workers: 0 }
+        LoaderOptions { batch_size: 1, seed: 0, start: 0, flip: false, random_crop: false, workers: 0 }
     }
 }
 
@@ -176,8 +178,11 @@ impl Worker {
                 return Ok(None);
             }
             let i = self.sampler.index(k);
-            let flip = self.options.flip && self.sampler.flip(k);
-            self.dataset.write_floats(i, flip, out)?;
+            let augment = Augment {
+                flip: self.options.flip && self.sampler.flip(k),
+                crop: self.options.random_crop.then(|| self.sampler.crop(k)),
+            };
+            self.dataset.write_floats(i, augment, out)?;
             labels.push(self.dataset.label(i));
         }
         Ok(Some(Batch { images, labels, start }))

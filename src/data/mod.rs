@@ -41,6 +41,8 @@ pub struct DataOptions {
     /// 1 (grey) or 3 (RGB). `None`: what the source has; a folder is RGB unless
     /// all its images are grey.
     pub channels: Option<usize>,
+    /// Keep what random crops are cut from (see [`Augment`]).
+    pub random_crop: bool,
     /// Bytes of decoded images a folder may keep in memory; the rest is decoded
     /// again whenever it is needed.
     pub cache_bytes: u64,
@@ -48,7 +50,7 @@ pub struct DataOptions {
 
 impl Default for DataOptions {
     fn default() -> Self {
-        DataOptions { image_size: None, channels: None, cache_bytes: 1 << 30 }
+        DataOptions { image_size: None, channels: None, random_crop: false, cache_bytes: 1 << 30 }
     }
 }
 
@@ -68,6 +70,16 @@ impl DataOptions {
             }
         }
     }
+}
+
+/// What is done to an image each time it is seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Augment {
+    /// Mirror it left to right.
+    pub flip: bool,
+    /// Resize and crop it at random: three uniform numbers in 0..1 choose the
+    /// shorter side between the image size and 1.25 times it, and the window.
+    pub crop: Option<[f64; 3]>,
 }
 
 /// Where the pixels come from after opening.
@@ -240,6 +252,11 @@ impl Dataset {
     /// If `i` is out of range, or the file behind it changed since the set was
     /// opened.
     pub fn image(&self, i: usize) -> Result<Vec<u8>> {
+        self.cut(i, None)
+    }
+
+    /// Image `i`, cut at random by `crop` (see [`Augment::crop`]).
+    fn cut(&self, i: usize, crop: Option<[f64; 3]>) -> Result<Vec<u8>> {
         if i >= self.len() {
             return Err(Error::Data(format!("image {i} asked for, the set has {}", self.len())));
         }
@@ -254,15 +271,19 @@ impl Dataset {
                 None => self.decode_again(&paths[i])?,
             },
         };
-        let pixels = if self.resized { pixels.fit(self.size, self.channels) } else { pixels };
+        let pixels = match crop {
+            Some(u) => pixels.fit_random(self.size, self.channels, u),
+            None if self.resized => pixels.fit(self.size, self.channels),
+            None => pixels,
+        };
         Ok(pixels.with_channels(self.channels).data)
     }
 
     /// Writes image `i` as floats in [-1, 1] (see [`to_float`]) to `out`, which
     /// holds [`image_len`](Self::image_len) values [size, size, channels];
-    /// `flip` mirrors it left to right.
-    pub fn write_floats(&self, i: usize, flip: bool, out: &mut [f32]) -> Result<()> {
-        let image = self.image(i)?;
+    /// changed as `augment` says.
+    pub fn write_floats(&self, i: usize, augment: Augment, out: &mut [f32]) -> Result<()> {
+        let image = self.cut(i, augment.crop)?;
         if out.len() != image.len() {
             return Err(Error::shape(
                 "dataset",
@@ -278,7 +299,7 @@ impl Dataset {
                     *d = to_float(s);
                 }
             };
-            if flip { to.rev().zip(from).for_each(copy) } else { to.zip(from).for_each(copy) }
+            if augment.flip { to.rev().zip(from).for_each(copy) } else { to.zip(from).for_each(copy) }
         }
         Ok(())
     }
@@ -310,6 +331,18 @@ impl std::fmt::Debug for Dataset {
             .field("skipped", &self.skipped)
             .finish_non_exhaustive()
     }
+}
+
+/// One PNG or JPEG file as [size, size, channels] bytes, resized and cropped as
+/// in a data set.
+///
+/// # Errors
+/// If the file cannot be read as an image.
+pub fn open_image(path: &Path, size: usize, channels: usize) -> Result<Vec<u8>> {
+    DataOptions { image_size: Some(size), channels: Some(channels), ..Default::default() }
+        .check()?;
+    let pixels = decode::decode_file(path).map_err(|reason| Error::file(path, reason))?;
+    Ok(pixels.fit(size, channels).with_channels(channels).data)
 }
 
 /// Byte to model value: x / 127.5 - 1, in [-1, 1].

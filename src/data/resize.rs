@@ -140,19 +140,45 @@ impl Pixels {
     /// as the reference converts before resizing; repeating grey is left to the
     /// caller, since it commutes.
     pub fn fit(self, size: usize, channels: usize) -> Pixels {
+        self.shrink_and_crop(size, channels, size, |slack| slack / 2)
+    }
+
+    /// The same with the shorter side at a random length of `size` to
+    /// `size / 0.8` and a random window, the reference's augmentation of
+    /// classifiers: `u` are three uniform numbers in 0..1 for the length and the
+    /// window's top and left.
+    pub fn fit_random(self, size: usize, channels: usize, u: [f64; 3]) -> Pixels {
+        let below = |u: f64, n: usize| ((u * n as f64) as usize).min(n - 1);
+        let longest = (size as f64 / 0.8).ceil() as usize;
+        let short = size + below(u[0], longest - size + 1);
+        let mut axes = [u[2], u[1]].into_iter();
+        self.shrink_and_crop(size, channels, short, |slack| {
+            below(axes.next().unwrap_or(0.5), slack + 1)
+        })
+    }
+
+    /// Brings the shorter side to `short` and keeps a window of `size`; `place`
+    /// gives its left and then its top from the pixels to spare.
+    fn shrink_and_crop(
+        self,
+        size: usize,
+        channels: usize,
+        short: usize,
+        mut place: impl FnMut(usize) -> usize,
+    ) -> Pixels {
         let mut image = if channels == 1 { self.with_channels(1) } else { self };
-        while image.width.min(image.height) >= 2 * size {
+        while image.width.min(image.height) >= 2 * short {
             let (width, height) = (image.width / 2, image.height / 2);
             image = resize(&image, Filter::Box, [width, height], 0..width, 0..height);
         }
-        if (image.width, image.height) == (size, size) {
+        if (image.width, image.height) == (size, size) && short == size {
             return image;
         }
-        let scale = size as f64 / image.width.min(image.height) as f64;
+        let scale = short as f64 / image.width.min(image.height) as f64;
         // Python's round: halves go to the even neighbour.
-        let scaled = |side: usize| ((side as f64 * scale).round_ties_even() as usize).max(size);
+        let scaled = |side: usize| ((side as f64 * scale).round_ties_even() as usize).max(short);
         let (width, height) = (scaled(image.width), scaled(image.height));
-        let (left, top) = ((width - size) / 2, (height - size) / 2);
+        let (left, top) = (place(width - size), place(height - size));
         resize(&image, Filter::Bicubic, [width, height], left..left + size, top..top + size)
     }
 }
@@ -229,6 +255,20 @@ mod tests {
             assert_eq!(fitted.data.len(), size * size * channels);
             assert_eq!(hash(&fitted.data), expected, "{width}x{height}x{channels} to {size}");
         }
+    }
+
+    #[test]
+    fn random_windows_stay_inside_and_reach_both_ends() {
+        let src = picture(40, 30, 3);
+        let at = |u| src.clone().fit_random(20, 3, u).data;
+        // The shortest side of all is the plain size: the crop is a window of it.
+        let whole = resize(&src, Filter::Bicubic, [27, 20], 0..27, 0..20);
+        for (u, left) in [(0.0, 0), (0.999, 7)] {
+            let row = &whole.data[left * 3..(left + 20) * 3];
+            assert_eq!(&at([0.0, 0.5, u])[..60], row);
+        }
+        assert_eq!(at([0.999, 0.999, 0.999]).len(), 20 * 20 * 3);
+        assert_ne!(at([0.999, 0.2, 0.2]), at([0.0, 0.2, 0.2]));
     }
 
     #[test]

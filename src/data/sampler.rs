@@ -13,6 +13,7 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Keeps the permutations and the flips of one seed independent.
 const ORDER_STREAM: u64 = 0x006F_7264_6572;
 const FLIP_STREAM: u64 = 0x666C_6970;
+const CROP_STREAM: u64 = 0x6372_6F70;
 
 /// Output function of SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64
 /// bits in which every output bit depends on every input bit.
@@ -85,6 +86,14 @@ impl Sampler {
     /// is on: a fair coin per index.
     pub fn flip(&self, k: u64) -> bool {
         hash(self.seed, FLIP_STREAM, k) >> 63 == 1
+    }
+
+    /// Three uniform numbers in 0..1 for the random crop of index `k`.
+    pub fn crop(&self, k: u64) -> [f64; 3] {
+        [0, 1, 2].map(|i| {
+            let word = hash(self.seed, CROP_STREAM + i, k);
+            (word >> 11) as f64 / (1u64 << 53) as f64
+        })
     }
 }
 

@@ -10,14 +10,26 @@
 //! handed to a kernel.
 
 pub mod config;
+mod guidance;
+mod likelihood;
+pub mod resample;
+mod released;
 pub mod respace;
 mod sampling;
 pub mod schedule;
 pub mod tables;
 
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
+pub use guidance::{Guide, GuideGraph};
+pub use likelihood::{ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob};
+pub use resample::{LossSecondMoment, ScheduleSampler};
+pub use released::released_diffusion;
 pub use respace::{SpacedSchedule, space_timesteps};
 pub(crate) use sampling::check_labels;
-pub use sampling::{ImageSampler, SampleOptions, SamplingGraph};
+pub use sampling::{
+    ImageSampler, SampleJob, SampleOptions, SampleProgress, SamplingGraph, SamplingNeeds,
+};
 pub use schedule::named_betas;
-pub use tables::{QSampleCoefs, Sampler, Tables, Update, apply_update, apply_update_f64, q_sample};
+pub use tables::{
+    QSampleCoefs, Sampler, Tables, UPDATE_DDIM, UPDATE_DDPM, Update, VLB_COEFS, q_sample,
+};

@@ -12,6 +12,9 @@ pub const UPDATE_DDPM: u32 = 0;
 /// [`Update::kind`] of a DDIM step.
 pub const UPDATE_DDIM: u32 = 1;
 
+/// Coefficients of one image's term of the variational bound.
+pub const VLB_COEFS: usize = 8;
+
 /// Per-timestep tables of a (spaced) schedule, each with one entry per step.
 ///
 /// `alphas_cumprod[t]`, written abar below, is the share of signal variance
@@ -122,6 +125,62 @@ impl Tables {
         }
     }
 
+    /// The logarithm of a DDPM step's variance, above the one of the
+    /// (clipped) posterior, as a line in the network's variance channel:
+    /// (value at 0, slope).
+    fn log_variance_line(&self, i: usize, var_type: VarType) -> (f64, f64) {
+        let lower = self.posterior_log_variance_clipped[i];
+        match var_type {
+            VarType::FixedSmall | VarType::FixedLarge => {
+                (self.log_variance(i, var_type) - lower, 0.0)
+            }
+            VarType::Learned => (-lower, 1.0),
+            VarType::LearnedRange => {
+                let half = 0.5 * (self.betas[i].ln() - lower);
+                (half, half)
+            }
+        }
+    }
+
+    /// What one image's term of the variational bound at step `t` needs:
+    /// ```text
+    /// 1 at t = 0, else 0,  sqrt(1/abar),  sqrt(1/abar - 1),
+    /// the posterior mean's weights of x_0 and of x_t,
+    /// 1 / standard deviation of the (clipped) posterior,
+    /// a and b of  log variance of the model's step
+    ///           = log variance of the posterior + a + b * variance channel
+    /// ```
+    /// The logarithms enter as a difference taken in float64, since late
+    /// steps have bounds so close that the bound's term is their square.
+    ///
+    /// # Panics
+    /// If `t` is not below [`num_steps`](Self::num_steps).
+    pub fn vlb_coefs(&self, t: usize, var_type: VarType) -> [f32; VLB_COEFS] {
+        let (offset, slope) = self.log_variance_line(t, var_type);
+        [
+            f64::from(u8::from(t == 0)),
+            self.sqrt_recip_alphas_cumprod[t],
+            self.sqrt_recipm1_alphas_cumprod[t],
+            self.posterior_mean_coef1[t],
+            self.posterior_mean_coef2[t],
+            (-0.5 * self.posterior_log_variance_clipped[t]).exp(),
+            offset,
+            slope,
+        ]
+        .map(|v| v as f32)
+    }
+
+    /// The part of the variational bound that no network changes: the mean
+    /// over `x0`'s elements of KL(q(x_T | x_0) || N(0, 1)), in bits.
+    pub fn prior_bpd(&self, x0: &[f32]) -> f64 {
+        let abar = self.alphas_cumprod[self.num_steps() - 1];
+        // KL(N(m, 1 - a) || N(0, 1)) = (-a - ln(1 - a) + m^2) / 2 with m^2 =
+        // a x0^2, written so that a small a does not cancel.
+        let power: f64 = x0.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let square = abar * power / x0.len().max(1) as f64;
+        0.5 * (-abar - (-abar).ln_1p() + square) / std::f64::consts::LN_2
+    }
+
     /// The coefficients that noise an image to step `t`.
     ///
     /// # Panics
@@ -134,7 +193,9 @@ impl Tables {
     }
 
     /// The coefficients of the sampling step that leads from step `i` to
-    /// `i - 1` (from 0 to the image). `clip` limits x_0 to -1..=1.
+    /// `i - 1` (from 0 to the image), or to `i + 1` with
+    /// [`Sampler::DdimReverse`]. `clip` limits x_0 to -1..=1. Classifier-free
+    /// guidance is off: its scale is 1.
     ///
     /// # Panics
     /// If `i` is not below [`num_steps`](Self::num_steps).
@@ -145,28 +206,55 @@ impl Tables {
         config: &DiffusionConfig,
         clip: bool,
     ) -> Update {
-        let (abar, prev) = (self.alphas_cumprod[i], self.alphas_cumprod_prev[i]);
-        let (kind, sigma) = match sampler {
-            Sampler::Ddpm => (UPDATE_DDPM, (0.5 * self.log_variance(i, config.var_type)).exp()),
-            Sampler::Ddim { eta } => (UPDATE_DDIM, ddim_sigma(abar, prev, eta)),
-        };
-        // With eta = 1 the difference can come out a rounding error below 0.
-        let dir = match sampler {
-            Sampler::Ddpm => 0.0,
-            Sampler::Ddim { .. } => (1.0 - prev - sigma * sigma).max(0.0).sqrt(),
-        };
-        Update {
-            kind,
+        let common = Update {
+            kind: UPDATE_DDIM,
             predicts_x0: u32::from(config.mean_type == MeanType::XStart),
             clip: u32::from(clip),
             sqrt_recip_abar: self.sqrt_recip_alphas_cumprod[i] as f32,
             sqrt_recipm1_abar: self.sqrt_recipm1_alphas_cumprod[i] as f32,
             coef1: self.posterior_mean_coef1[i] as f32,
             coef2: self.posterior_mean_coef2[i] as f32,
-            sqrt_abar_prev: prev.sqrt() as f32,
-            dir: dir as f32,
+            guidance: self.sqrt_one_minus_alphas_cumprod[i] as f32,
+            guidance_free: 1.0,
+            ..Update::zeroed()
+        };
+        let ddim = |to: f64, sigma: f64| Update {
+            sqrt_abar_prev: to.sqrt() as f32,
+            // With eta = 1 the difference can come out a rounding error below 0.
+            dir: (1.0 - to - sigma * sigma).max(0.0).sqrt() as f32,
             // The last step adds no noise: its result is the image.
             sigma: if i == 0 { 0.0 } else { sigma as f32 },
+            ..common
+        };
+        let (abar, prev) = (self.alphas_cumprod[i], self.alphas_cumprod_prev[i]);
+        match sampler {
+            Sampler::Ddpm => self.ddpm_update(i, config.var_type, common),
+            Sampler::Ddim { eta } => ddim(prev, ddim_sigma(abar, prev, eta)),
+            Sampler::DdimReverse => ddim(self.alphas_cumprod_next[i], 0.0),
+        }
+    }
+
+    /// `common` as a DDPM step.
+    fn ddpm_update(&self, i: usize, var_type: VarType, common: Update) -> Update {
+        // A fixed variance is a number; a learned one is a factor on the
+        // posterior's, by the line in the variance channel.
+        let log_variance = self.log_variance(i, var_type);
+        let (offset, slope) = match var_type.is_learned() {
+            true => self.log_variance_line(i, var_type),
+            false => (0.0, 0.0),
+        };
+        // The small variance of the last step is 0 but for its logarithm.
+        let guidance = match var_type {
+            VarType::FixedSmall => self.posterior_variance[i],
+            _ => log_variance.exp(),
+        };
+        Update {
+            kind: UPDATE_DDPM,
+            sigma: if i == 0 { 0.0 } else { (0.5 * log_variance).exp() as f32 },
+            guidance: guidance as f32,
+            log_variance_offset: offset as f32,
+            log_variance_slope: slope as f32,
+            ..common
         }
     }
 }
@@ -176,7 +264,7 @@ fn ddim_sigma(abar: f64, prev: f64, eta: f64) -> f64 {
     eta * ((1.0 - prev) / (1.0 - abar)).sqrt() * (1.0 - abar / prev).sqrt()
 }
 
-/// How to step from x_t to x_{t-1}.
+/// How to step from x_t to its neighbour.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sampler {
     /// Ancestral sampling (Ho et al. 2020).
@@ -186,6 +274,10 @@ pub enum Sampler {
         /// 0 is deterministic, 1 adds as much noise as DDPM's posterior.
         eta: f64,
     },
+    /// The deterministic implicit step taken backwards, from x_t to x_{t+1}:
+    /// encodes an image as the noise that DDIM with eta 0 would draw it from
+    /// (Song et al. 2021, section 4.3).
+    DdimReverse,
 }
 
 impl Sampler {
@@ -204,16 +296,23 @@ impl Sampler {
     }
 }
 
-/// One sampling step for the fused kernel; its uniform, field by field.
+/// One sampling step for the fused kernel; its coefficients, field by field.
 ///
-/// With x = x_t, out = the network's output and z a standard normal:
+/// With x = x_t, z a standard normal, out and v the network's image and
+/// variance channels, grad the gradient of scale * log p(y | x_t), and the
+/// optional terms left out where there is no such operand:
 /// ```text
-/// x0 = predicts_x0 ? out : sqrt_recip_abar x - sqrt_recipm1_abar out
-/// x0 = clip ? clamp(x0, -1, 1) : x0
-/// DDPM: x_prev = coef1 x0 + coef2 x + sigma z
-/// DDIM: eps    = (sqrt_recip_abar x - x0) / sqrt_recipm1_abar
+/// out = out without class + guidance_free (out - out without class)
+/// x0  = predicts_x0 ? out : sqrt_recip_abar x - sqrt_recipm1_abar out
+/// x0  = clip ? clamp(x0, -1, 1) : x0
+/// DDPM: d      = log_variance_offset + log_variance_slope v
+///       x_prev = coef1 x0 + coef2 x + guidance exp(d) grad + sigma exp(d/2) z
+/// DDIM: eps    = (sqrt_recip_abar x - x0) / sqrt_recipm1_abar - guidance grad
+///       x0     = sqrt_recip_abar x - sqrt_recipm1_abar eps
 ///       x_prev = sqrt_abar_prev x0 + dir eps + sigma z
 /// ```
+/// Guidance by a classifier: Dhariwal and Nichol 2021, algorithms 1 and 2;
+/// without one: Ho and Salimans 2022.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 pub struct Update {
@@ -231,37 +330,24 @@ pub struct Update {
     pub coef1: f32,
     /// DDPM: weight of x_t in the posterior mean.
     pub coef2: f32,
-    /// DDIM: sqrt(abar of the step before).
+    /// DDIM: sqrt(abar of the step arrived at).
     pub sqrt_abar_prev: f32,
-    /// DDIM: sqrt(1 - abar of the step before - sigma^2); 0 for DDPM.
+    /// DDIM: sqrt(1 - abar of the step arrived at - sigma^2); 0 for DDPM.
     pub dir: f32,
-    /// Standard deviation of the added noise; 0 at the last step.
+    /// Standard deviation of the added noise, of a learned variance its lower
+    /// bound; 0 at the last step.
     pub sigma: f32,
-}
-
-/// CPU twin of the fused update for one element: `(x_prev, x0)`. Computed in
-/// float64 from the float32 coefficients and rounded once.
-pub fn apply_update(update: &Update, x: f32, model_out: f32, z: f32) -> (f32, f32) {
-    let (x_prev, x0) = apply_update_f64(update, x.into(), model_out.into(), z.into());
-    (x_prev as f32, x0 as f32)
-}
-
-/// [`apply_update`] without the final rounding.
-pub fn apply_update_f64(update: &Update, x: f64, model_out: f64, z: f64) -> (f64, f64) {
-    let recip = f64::from(update.sqrt_recip_abar);
-    let recipm1 = f64::from(update.sqrt_recipm1_abar);
-    let predicted = match update.predicts_x0 {
-        0 => recip * x - recipm1 * model_out,
-        _ => model_out,
-    };
-    let x0 = if update.clip == 0 { predicted } else { predicted.clamp(-1.0, 1.0) };
-    let mean = if update.kind == UPDATE_DDIM {
-        let eps = (recip * x - x0) / recipm1;
-        f64::from(update.sqrt_abar_prev) * x0 + f64::from(update.dir) * eps
-    } else {
-        f64::from(update.coef1) * x0 + f64::from(update.coef2) * x
-    };
-    (mean + f64::from(update.sigma) * z, x0)
+    /// Factor of a classifier's gradient. DDPM: the variance, of a learned one
+    /// its lower bound; DDIM: sqrt(1 - abar).
+    pub guidance: f32,
+    /// DDPM with a learned variance: its logarithm above the lower bound's
+    /// where the variance channel is 0.
+    pub log_variance_offset: f32,
+    /// The same logarithm's slope in the variance channel.
+    pub log_variance_slope: f32,
+    /// Scale of classifier-free guidance: 0 ignores the class, 1 is the
+    /// conditional network alone, more exaggerates the class.
+    pub guidance_free: f32,
 }
 
 /// What noises an image to one timestep.

@@ -34,6 +34,7 @@ pub struct Lower<'g> {
     recomputed: HashMap<TensorId, TensorId>,
     requires_grad: HashSet<TensorId>,
     accumulate_params: bool,
+    freeze_params: bool,
     label: String,
     node_index: u32,
 }
@@ -50,6 +51,7 @@ impl<'g> Lower<'g> {
             recomputed: HashMap::new(),
             requires_grad: HashSet::new(),
             accumulate_params: false,
+            freeze_params: false,
             label: String::new(),
             node_index: 0,
         }
@@ -59,6 +61,11 @@ impl<'g> Lower<'g> {
     /// the first).
     pub fn accumulate_params(&mut self, on: bool) {
         self.accumulate_params = on;
+    }
+
+    /// Forms no parameter gradients in the backward walk.
+    pub fn freeze_params(&mut self) {
+        self.freeze_params = true;
     }
 
     /// Lowers every node forward.
@@ -77,12 +84,12 @@ impl<'g> Lower<'g> {
     }
 
     /// Walks the nodes backwards. `seeds` give d loss / d tensor for the
-    /// outputs; gradients are formed for all parameters and for `inputs`.
+    /// outputs; gradients are formed for `inputs` and, unless frozen, all parameters.
     pub fn backward(&mut self, seeds: &[(TensorId, TensorId)], inputs: &[TensorId]) -> Result<()> {
         let graph = self.graph;
         self.requires_grad = inputs.iter().copied().collect();
         for (i, t) in graph.tensors.iter().enumerate() {
-            if matches!(t.storage, Storage::Param(_)) {
+            if matches!(t.storage, Storage::Param(_)) && !self.freeze_params {
                 self.requires_grad.insert(TensorId(i as u32));
             }
         }

@@ -17,6 +17,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("power.wgsl", include_str!("../../shaders/power.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
     ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
+    ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
 ];
 
 /// Renders `kernel`'s template with one value per define.

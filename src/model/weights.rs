@@ -4,6 +4,7 @@
 use crate::checkpoint::{Tensor, TensorFile};
 use crate::graph::{Init, ParamInfo};
 use crate::{Result, rng};
+use std::collections::HashSet;
 
 /// Initial values as PyTorch's defaults would draw them (other random
 /// numbers, the same distributions), in device layout.
@@ -39,8 +40,27 @@ pub fn parameters(
     file: &TensorFile,
     prefix: &str,
 ) -> std::result::Result<Vec<Vec<f32>>, String> {
+    check_parameters(params, file, prefix)?;
+    let value = |p: &ParamInfo| {
+        let name = format!("{prefix}{}", p.name);
+        let tensor = file.tensors.get(&name).ok_or_else(|| format!("{name} is missing"))?;
+        Ok(p.to_device(&tensor.to_f32().map_err(|e| format!("{name}: {e}"))?))
+    };
+    params.iter().map(value).collect()
+}
+
+/// Checks that the tensors called `prefix` + name in `file` are those of the
+/// network: names, shapes, and that they are floats.
+///
+/// # Errors
+/// As [`parameters`].
+pub fn check_parameters(
+    params: &[ParamInfo],
+    file: &TensorFile,
+    prefix: &str,
+) -> std::result::Result<(), String> {
     let mut faults = Vec::new();
-    let mut values = Vec::with_capacity(params.len());
+    let mut expected = HashSet::with_capacity(params.len());
     for p in params {
         let name = format!("{prefix}{}", p.name);
         match file.tensors.get(&name) {
@@ -50,17 +70,17 @@ pub fn parameters(
                 t.shape,
                 p.file_shape()
             )),
-            Some(t) => match t.to_f32() {
-                Ok(v) => values.push(p.to_device(&v)),
-                Err(e) => faults.push(format!("{name}: {e}")),
-            },
+            Some(t) if !t.data.is_float() => {
+                faults.push(format!("{name} holds {:?}, floats are needed", t.data.dtype()));
+            }
+            Some(_) => {}
         }
+        expected.insert(name);
     }
-    let expected = |name: &str| params.iter().any(|p| name.strip_prefix(prefix) == Some(&p.name));
-    let extra = file.tensors.keys().filter(|k| k.starts_with(prefix) && !expected(k));
+    let extra = file.tensors.keys().filter(|k| k.starts_with(prefix) && !expected.contains(*k));
     faults.extend(extra.map(|k| format!("{k} is not part of the network")));
     match faults.len() {
-        0 => Ok(values),
+        0 => Ok(()),
         n => {
             faults.truncate(3);
             let more =

@@ -114,18 +114,6 @@ impl AdamW {
     }
 }
 
-/// The flat buffers that training with [`optimizer_step`] needs. Without
-/// packed parameters the packed kind takes no memory.
-pub const OPTIMIZER_KINDS: [FlatKind; 7] = [
-    FlatKind::Weights,
-    FlatKind::Grads,
-    FlatKind::ExpAvg,
-    FlatKind::ExpAvgSq,
-    FlatKind::Ema,
-    FlatKind::Half,
-    FlatKind::LossScale,
-];
-
 /// What the host sees of an optimizer step.
 #[derive(Debug, Clone, Copy)]
 pub struct OptimizerTensors {
@@ -137,7 +125,9 @@ pub struct OptimizerTensors {
 }
 
 /// Emits the gradient norm and the update of every chunk. Needs
-/// [`OPTIMIZER_KINDS`] allocated with `layout`. `loss_scaled` says that the
+/// weights, gradients, both moments and the first average allocated with
+/// `layout`, [`FlatKind::Half`] if parameters are read as half, and with a scale
+/// [`FlatKind::LossScale`]. `loss_scaled` says that the
 /// gradients are those of a loss times [`super::loss_scale`].
 ///
 /// # Errors
@@ -158,7 +148,7 @@ pub fn optimizer_step(
             flat(FlatKind::Grads),
             flat(FlatKind::ExpAvg),
             flat(FlatKind::ExpAvgSq),
-            flat(FlatKind::Ema),
+            flat(FlatKind::Ema(0)),
             Some(hyper),
             Some(norm),
             (chunk < layout.packed).then(|| lower.flat(FlatKind::Half, chunk, len)),

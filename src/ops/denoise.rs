@@ -1,13 +1,25 @@
-//! One sampling step from x_t to x_{t-1}, everything after the network in one
-//! kernel and in place. With `out` the network's prediction:
+//! One sampling step from x_t to its neighbour, everything after the network
+//! in one kernel and in place. With `out` the network's prediction:
 //!
 //! ```text
-//! x0 = out, or sqrt(1/abar) * x - sqrt(1/abar - 1) * out if it predicts the noise,
+//! out = without + w * (out - without)         if there is a prediction without class;
+//! x0  = out, or sqrt(1/abar) * x - sqrt(1/abar - 1) * out if it predicts the noise,
 //! clamped to [-1, 1] if asked;
-//! DDPM (Ho et al. 2020, eq. 7):     x' = coef1 * x0 + coef2 * x + sigma * z
-//! DDIM (Song et al. 2021, eq. 12):  x' = sqrt(abar') * x0 + dir * eps + sigma * z,
-//!     eps = (sqrt(1/abar) * x - x0) / sqrt(1/abar - 1), from the clamped x0.
+//! DDPM (Ho et al. 2020, eq. 7):
+//!     x' = coef1 * x0 + coef2 * x + guidance * exp(d) * grad + sigma * exp(d/2) * z,
+//! DDIM (Song et al. 2021, eq. 12):
+//!     eps = (sqrt(1/abar) * x - x0) / sqrt(1/abar - 1) - guidance * grad, from the clamped x0,
+//!     x0 += sqrt(1/abar - 1) * guidance * grad,
+//!     x' = sqrt(abar') * x0 + dir * eps + sigma * z.
 //! ```
+//!
+//! d is 0, or with a learned variance (Nichol and Dhariwal 2021, eq. 15) the
+//! logarithm of the ratio that the network's variance channel says the variance
+//! has to the lower bound in `sigma` and `guidance`. grad is the gradient of
+//! scale * log p(y | x_t) by a classifier (Dhariwal and Nichol 2021): DDPM
+//! shifts the mean by variance * grad, DDIM the noise by sqrt(1 - abar) * grad,
+//! from which a new x0 follows that is not clamped again. `without` and w are
+//! classifier-free guidance (Ho and Salimans 2022).
 //!
 //! z is drawn in the kernel as [`super::gaussian`] does, on [`STREAM_STEP`]
 //! with the loop step in rng[2], or given. All coefficients come from a small
@@ -23,11 +35,14 @@ use crate::{Error, Result, params};
 
 const OP: &str = "denoise";
 
-/// Elements of the coefficient tensor: the ten of [`denoise_coefs`], padded.
+/// Elements of the coefficient tensor: those of [`denoise_coefs`], padded.
 pub const DENOISE_COEFS: usize = 16;
 
 params! {
-    struct Params { n: u32, len: u32, blocks: u32, c: u32, wide: u32, stream: u32 }
+    struct Params {
+        n: u32, len: u32, blocks: u32, c: u32, wide: u32, stream: u32, learned: u32,
+        unconditional: u32,
+    }
 }
 
 static DENOISE: Kernel = Kernel {
@@ -39,23 +54,24 @@ static DENOISE: Kernel = Kernel {
         read("coefs"),
         read("rng").when("DRAWN"),
         read("given").when("GIVEN"),
+        read("gradient").when("GUIDED"),
         write("x0").when("KEEP_X0"),
     ],
     params: Params::FIELDS,
-    defines: &["VEC", "WIDE", "DRAWN", "GIVEN", "KEEP_X0"],
+    defines: &["VEC", "WIDE", "DRAWN", "GIVEN", "GUIDED", "KEEP_X0"],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let bit = |i: i64, k: u32| (i >> k) & 1;
-    let variant = |i| vec![bit(i, 0), bit(i, 1), bit(i, 2), 1 - bit(i, 2), bit(i, 3)];
-    vec![(&DENOISE, (0..16).map(variant).collect())]
+    let variant = |i| vec![bit(i, 0), bit(i, 1), bit(i, 2), 1 - bit(i, 2), bit(i, 3), bit(i, 4)];
+    vec![(&DENOISE, (0..32).map(variant).collect())]
 }
 
 /// An update's coefficients in the order the kernel reads them; flags become
 /// 0 or 1.
 pub fn denoise_coefs(update: &Update) -> [f32; DENOISE_COEFS] {
     let mut coefs = [0.0; DENOISE_COEFS];
-    coefs[..10].copy_from_slice(&[
+    coefs[..14].copy_from_slice(&[
         update.kind as f32,
         update.predicts_x0 as f32,
         update.clip as f32,
@@ -66,55 +82,75 @@ pub fn denoise_coefs(update: &Update) -> [f32; DENOISE_COEFS] {
         update.sqrt_abar_prev,
         update.dir,
         update.sigma,
+        update.guidance,
+        update.log_variance_offset,
+        update.log_variance_slope,
+        update.guidance_free,
     ]);
     coefs
 }
 
+/// Operands of [`denoise`].
+#[derive(Debug, Clone, Copy)]
+pub struct DenoiseInputs {
+    /// x_t [n, h, w, c], an input of the graph; overwritten.
+    pub x: TensorId,
+    /// The network's output [n, h, w, co], co >= c. With co = 2 c the further
+    /// channels are the variance's, looked at if the coefficients say so; any
+    /// others are not looked at.
+    pub out: TensorId,
+    /// `[16]`, from [`denoise_coefs`].
+    pub coefs: TensorId,
+    /// u32 `[4]`: seed low word, seed high word, loop step, index of the first
+    /// image.
+    pub rng: TensorId,
+    /// Noise of x's shape that replaces the drawn one.
+    pub noise: Option<TensorId>,
+    /// Gradient of scale * log p(y | x_t) by x_t, of x's shape.
+    pub guidance: Option<TensorId>,
+    /// Whether `out` is [2 n, h, w, co]: first the images with their class,
+    /// then all of them again without.
+    pub unconditional: bool,
+}
+
 #[derive(Debug)]
 struct Denoise {
+    inputs: DenoiseInputs,
     blocks: Blocks,
     c: u32,
     wide: u32,
-    given: bool,
 }
 
-/// Steps `x` [n, h, w, c], an input, to the next less noisy image in place.
-///
-/// `out` [n, h, w, co] is the network's output, co >= c; channels past c (a
-/// learned variance) are not looked at. `coefs` `[16]` comes from
-/// [`denoise_coefs`]; `rng` is u32 `[4]`: seed low word, seed high word, loop
-/// step, index of the first image; `noise`, of x's shape, replaces the drawn
-/// one. Returns the predicted clean image if `keep_x0`.
+/// Steps `x` to the next, less noisy, image in place (or to a noisier one, as
+/// the coefficients say). Returns the predicted clean image [n, h, w, c] if
+/// `keep_x0`.
 ///
 /// # Errors
 /// [`Error::Shape`] if an operand does not fit, [`Error::Config`] if x is not
 /// an input.
-pub fn denoise(
-    g: &mut Graph,
-    x: TensorId,
-    out: TensorId,
-    coefs: TensorId,
-    rng: TensorId,
-    noise: Option<TensorId>,
-    keep_x0: bool,
-) -> Result<Option<TensorId>> {
+pub fn denoise(g: &mut Graph, inputs: DenoiseInputs, keep_x0: bool) -> Result<Option<TensorId>> {
+    let DenoiseInputs { x, out, coefs, rng, noise, guidance, unconditional } = inputs;
     let shape = g.dims(OP, x)?;
     let [n, h, w, c] = shape;
     let wide = g.dims::<4>(OP, out)?[3];
+    let rows = if unconditional { 2 * n } else { n };
     expect(g, OP, "x", x, DType::F32, &shape)?;
-    expect(g, OP, "out", out, DType::F32, &[n, h, w, wide.max(c)])?;
+    expect(g, OP, "out", out, DType::F32, &[rows, h, w, wide.max(c)])?;
     expect(g, OP, "coefs", coefs, DType::F32, &[DENOISE_COEFS])?;
     expect(g, OP, "rng", rng, DType::U32, RNG)?;
-    if let Some(noise) = noise {
-        expect(g, OP, "noise", noise, DType::F32, &shape)?;
+    for (operand, id) in [("noise", noise), ("guidance", guidance)] {
+        if let Some(id) = id {
+            expect(g, OP, operand, id, DType::F32, &shape)?;
+        }
     }
     if g.tensors[x.index()].storage != Storage::Pinned {
         return Err(Error::Config("denoise: only an input can be updated in place".into()));
     }
-    let blocks = Blocks::of(OP, &shape)?;
-    let op = Denoise { blocks, c: c as u32, wide: wide as u32, given: noise.is_some() };
+    let op = Denoise { inputs, blocks: Blocks::of(OP, &shape)?, c: c as u32, wide: wide as u32 };
+    let operands: Vec<_> =
+        [x, out, coefs, noise.unwrap_or(rng)].into_iter().chain(guidance).collect();
     let outputs: &[&[usize]] = if keep_x0 { &[&shape] } else { &[] };
-    Ok(g.push(op, &[x, out, coefs, noise.unwrap_or(rng)], outputs).first().copied())
+    Ok(g.push(op, &operands, outputs).first().copied())
 }
 
 impl Op for Denoise {
@@ -124,14 +160,26 @@ impl Op for Denoise {
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Blocks { n, len, blocks } = self.blocks;
-        let Denoise { c, wide, given, .. } = *self;
-        let p = Params { n, len, blocks, c, wide, stream: STREAM_STEP };
+        let Denoise { inputs, c, wide, .. } = *self;
+        let p = Params {
+            n,
+            len,
+            blocks,
+            c,
+            wide,
+            stream: STREAM_STEP,
+            learned: (wide == 2 * c).into(),
+            unconditional: inputs.unconditional.into(),
+        };
         let i = &node.inputs;
+        let given = inputs.noise.is_some();
         let x0 = node.outputs.first().copied();
-        let defines = [self.blocks.vec(), wide != c, !given, given, x0.is_some()].map(i64::from);
+        let wide = wide != c || inputs.unconditional;
+        let defines =
+            [self.blocks.vec(), wide, !given, given, inputs.guidance.is_some(), x0.is_some()];
         lower.launch(Launch {
             kernel: &DENOISE,
-            defines: &defines,
+            defines: &defines.map(i64::from),
             params: bytemuck::bytes_of(&p),
             bindings: &[
                 Some(i[0]),
@@ -139,10 +187,11 @@ impl Op for Denoise {
                 Some(i[2]),
                 (!given).then_some(i[3]),
                 given.then_some(i[3]),
+                i.get(4).copied(),
                 x0,
             ],
             groups: self.blocks.groups(),
-            flops: if given { 12 } else { 62 } * self.blocks.elements(),
+            flops: if given { 20 } else { 70 } * self.blocks.elements(),
         })
     }
 

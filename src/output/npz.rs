@@ -55,6 +55,21 @@ pub fn save_samples(
     })
 }
 
+/// Writes one float32 array called `name`, uncompressed.
+///
+/// # Errors
+/// [`Error::Shape`] if the sizes disagree, [`Error::Io`] if `path` cannot be written.
+pub fn save_floats(path: &Path, name: &str, values: &[f32], shape: &[usize]) -> Result<()> {
+    if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(values.len()) {
+        return Err(Error::shape("npz", format!("{} values for {shape:?}", values.len())));
+    }
+    atomic::write_with(path, |file| {
+        let mut zip = ZipWriter::new(file);
+        write_array(&mut zip, &format!("{name}.npy"), values, shape)?;
+        zip.finish()?.flush()
+    })
+}
+
 /// Reads an archive as [`save_samples`] or `numpy.savez(_compressed)` write it.
 ///
 /// # Errors

@@ -19,47 +19,57 @@ pub mod attention;
 pub mod cast;
 pub mod concat;
 pub mod conv2d;
+pub mod cross_entropy;
 pub mod denoise;
 pub mod dropout;
+pub mod ema;
 pub mod grad_norm;
 pub mod group_norm;
 pub mod label_embedding;
 pub mod linear;
 pub mod loss;
 pub mod loss_scale;
+pub mod loss_stats;
 pub mod mean_pool;
 pub mod pool_tokens;
 pub mod q_sample;
 pub mod relu;
+pub mod repeat;
 pub mod resample;
 pub mod resize;
 pub mod silu;
 pub mod timestep_embedding;
+pub mod vlb;
 
 /// The name of every op that has a twin here, sorted.
-pub const OPS: [&str; 22] = [
+pub const OPS: &[&str] = &[
     "adamw",
     "add",
     "attention",
     "cast",
     "concat",
     "conv2d",
+    "cross_entropy",
     "denoise",
     "dropout",
+    "ema",
     "grad_norm",
     "group_norm",
     "label_embedding",
     "linear",
     "loss",
     "loss_scale",
+    "loss_stats",
     "mean_pool",
     "pool_tokens",
     "q_sample",
     "relu",
+    "repeat",
     "resample",
     "resize",
     "silu",
     "timestep_embedding",
+    "vlb",
 ];
 
 /// An element type of the twins: `f32` or `f64`.

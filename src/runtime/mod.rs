@@ -26,13 +26,19 @@ pub struct CompileOptions<'a> {
     /// Reuse the slots and pinned tensors of a program whose plan has the
     /// same tensors.
     pub share: Option<&'a Program>,
+    /// Pinned tensors that are another program's, of the same size.
+    pub bound: &'a [(TensorId, PinnedTensor)],
     /// Fill slots and pinned tensors with NaN first (for tests).
     pub poison: bool,
 }
 
+/// A pinned tensor's memory, to be shared with another program.
+#[derive(Debug, Clone)]
+pub struct PinnedTensor(wgpu::Buffer);
+
 impl Default for CompileOptions<'_> {
     fn default() -> Self {
-        CompileOptions { weights: FlatKind::Weights, share: None, poison: false }
+        CompileOptions { weights: FlatKind::Weights, share: None, bound: &[], poison: false }
     }
 }
 
@@ -83,7 +89,7 @@ impl Program {
     ) -> Result<Program> {
         let memory = match options.share {
             Some(other) => other.memory.clone(),
-            None => Arc::new(Memory::allocate(gpu, &plan, options.poison)?),
+            None => Arc::new(Memory::allocate(gpu, &plan, &options)?),
         };
         let made = pipelines.prepare(gpu, &plan.dispatches)?;
         let uniforms = upload_uniforms(gpu, &plan)?;
@@ -187,6 +193,18 @@ impl Program {
         Ok(())
     }
 
+    /// The memory of a pinned tensor, to be bound by another program too.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a tensor without a buffer of its own.
+    pub fn pinned(&self, id: TensorId) -> Result<PinnedTensor> {
+        let buffer = self.memory.pinned.get(&id).cloned().ok_or_else(|| {
+            let name = &self.plan.tensors[id.index()].name;
+            Error::shape("bind", format!("{name} is not kept by this plan"))
+        })?;
+        Ok(PinnedTensor(buffer))
+    }
+
     /// Reads pinned tensors (kept or inputs), waiting for submitted work.
     /// Halves are widened.
     ///
@@ -215,8 +233,21 @@ impl Program {
 }
 
 impl Memory {
-    fn allocate(gpu: &Gpu, plan: &Plan, poison: bool) -> Result<Memory> {
+    fn allocate(gpu: &Gpu, plan: &Plan, options: &CompileOptions) -> Result<Memory> {
         let mut memory = Memory { slots: Vec::new(), pinned: HashMap::new() };
+        for (id, PinnedTensor(buffer)) in options.bound {
+            let info = &plan.tensors[id.index()];
+            if buffer.size() != info.bytes() {
+                let detail = format!(
+                    "{} takes {} bytes, {} are shared with it",
+                    info.name,
+                    info.bytes(),
+                    buffer.size()
+                );
+                return Err(Error::shape("bind", detail));
+            }
+            memory.pinned.insert(*id, buffer.clone());
+        }
         for (i, bytes) in plan.slots.sizes.iter().enumerate() {
             memory.slots.push(gpu.storage_buffer(&format!("slot {i}"), *bytes)?);
         }
@@ -228,7 +259,7 @@ impl Memory {
                 }
             }
         }
-        if poison {
+        if options.poison {
             let float = |id: &TensorId| plan.tensors[id.index()].dtype != DType::U32;
             let pinned = memory.pinned.iter().filter(|(id, _)| float(id)).map(|(_, b)| b);
             for buffer in memory.slots.iter().chain(pinned) {

@@ -1,7 +1,11 @@
 //! Options of a training run, saved with every checkpoint.
 
+use crate::diffusion::ScheduleSampler;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// Averages that one run can keep.
+const MAX_EMA_RATES: usize = 8;
 
 /// How to train.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,8 +31,10 @@ pub struct TrainConfig {
     pub eps: f64,
     /// Largest norm of the gradient; 0 does not clip.
     pub max_grad_norm: f64,
-    /// Decay of the averaged weights.
-    pub ema_rate: f64,
+    /// Decays of the averaged weights; the first average is what the run draws
+    /// and evaluates with.
+    #[serde(alias = "ema_rate", deserialize_with = "one_or_many")]
+    pub ema_rates: Vec<f64>,
     /// Keep the average young at first: the decay is at most (1+step)/(10+step).
     pub ema_warmup: bool,
     /// Steps in all.
@@ -37,6 +43,31 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Mirror images at random.
     pub flip: bool,
+    /// Cut images at random from up to a quarter around.
+    pub random_crop: bool,
+    /// How timesteps are drawn.
+    pub schedule_sampler: ScheduleSampler,
+    /// Share of images that are shown without their class, for classifier-free
+    /// guidance.
+    pub label_dropout: f64,
+    /// Train a classifier on noised images; clean ones otherwise.
+    pub noised: bool,
+    /// Bit mask of the levels whose blocks are recomputed in the backward walk.
+    pub recompute_levels: u32,
+}
+
+/// The first files held a single rate.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Vec<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Rates {
+        One(f64),
+        Many(Vec<f64>),
+    }
+    Ok(match Rates::deserialize(from)? {
+        Rates::One(rate) => vec![rate],
+        Rates::Many(rates) => rates,
+    })
 }
 
 impl Default for TrainConfig {
@@ -52,11 +83,16 @@ impl Default for TrainConfig {
             beta2: 0.999,
             eps: 1e-8,
             max_grad_norm: 1.0,
-            ema_rate: 0.9999,
+            ema_rates: vec![0.9999],
             ema_warmup: true,
             steps: 10_000,
             seed: 0,
             flip: false,
+            random_crop: false,
+            schedule_sampler: ScheduleSampler::Uniform,
+            label_dropout: 0.0,
+            noised: true,
+            recompute_levels: 0,
         }
     }
 }
@@ -85,7 +121,17 @@ impl TrainConfig {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return fail(format!("learning rate {} is not positive", self.lr));
         }
-        for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2), ("ema rate", self.ema_rate)]
+        if !(1..=MAX_EMA_RATES).contains(&self.ema_rates.len()) {
+            return fail(format!(
+                "{} EMA rates given, 1 to {MAX_EMA_RATES} are possible",
+                self.ema_rates.len()
+            ));
+        }
+        let rates = self.ema_rates.iter().map(|r| ("ema rate", *r));
+        for (name, v) in [("beta1", self.beta1), ("beta2", self.beta2)]
+            .into_iter()
+            .chain(rates)
+            .chain([("label dropout", self.label_dropout)])
         {
             if !(0.0..1.0).contains(&v) {
                 return fail(format!("{name} {v} is not in [0, 1)"));
@@ -119,12 +165,12 @@ impl TrainConfig {
         self.lr * warm * anneal
     }
 
-    /// Decay of the averaged weights at step `step` (from 0).
-    pub fn ema_at(&self, step: u64) -> f64 {
+    /// Decay of the average with the rate `ema_rate` at step `step` (from 0).
+    pub fn ema_at(&self, ema_rate: f64, step: u64) -> f64 {
         if self.ema_warmup {
-            self.ema_rate.min((1 + step) as f64 / (10 + step) as f64)
+            ema_rate.min((1 + step) as f64 / (10 + step) as f64)
         } else {
-            self.ema_rate
+            ema_rate
         }
     }
 }

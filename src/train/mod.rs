@@ -1,10 +1,19 @@
-//! Training: the device side of a step ([`TrainStep`]), the options, and the
-//! run with its files.
+//! Training: the device side of a step ([`TrainStep`]), evaluation, the
+//! options, and the run with its files.
 
 mod config;
+mod evaluate;
+mod files;
+mod memory;
+mod preview;
 mod run;
 mod step;
+mod wiring;
 
 pub use config::TrainConfig;
+pub use evaluate::{Evaluation, Evaluator, evaluation_params, spread};
+pub use files::state_prefix;
+pub use memory::{MemoryNeed, fit_memory, memory_need};
 pub use run::{Event, RunOptions, StopFlag, TrainOutcome, train};
-pub use step::{MicroBatch, Noise, TrainStep, plan_report};
+pub use step::{MicroBatch, QUARTILES, TermSum, TrainStep, plan_report};
+pub use wiring::Noise;

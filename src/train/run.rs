@@ -1,10 +1,13 @@
 //! A training run: the loop around [`TrainStep`] with its folder of files.
 //!
 //! ```text
-//! RUN/state.safetensors    weights, EMA, both moments, position: all of a resume
-//! RUN/network.safetensors  the averaged weights, ready for `sample`
-//! RUN/metrics.csv          step, loss, gradient norm, learning rate, images/s
-//! RUN/loss.png             the same as a picture
+//! RUN/state.safetensors    weights, averages, both moments, position: all of a resume
+//! RUN/network.safetensors  the first average, ready for `sample`
+//! RUN/network_ema_R.safetensors  the averages of further rates R
+//! RUN/best.safetensors     the first average where the validation loss was lowest
+//! RUN/metrics.csv          step, losses by term and quartile, gradient norm, rate
+//! RUN/evaluation.csv       the same losses on the validation set
+//! RUN/loss.png             both as a picture
 //! RUN/samples/             a class-labelled grid at intervals
 //! ```
 //!
@@ -12,16 +15,21 @@
 //! position is all the random state there is, and a resumed run computes the
 //! same bits as one that was never stopped.
 
-use super::{MicroBatch, Noise, TrainStep};
-use crate::checkpoint::{NetworkInfo, Progress, TensorFile, read_network, write_network};
+use super::evaluate::{Evaluation, Evaluator, spread};
+use super::files::{best_path, load_state, network_path, save_network, save_state, state_path};
+use super::preview::Preview;
+use super::step::QUARTILES;
+use super::{MicroBatch, Noise, TermSum, TrainStep};
+use crate::checkpoint::{NetworkInfo, Progress};
 use crate::data::{Batch, Dataset, Loader, LoaderOptions};
-use crate::diffusion::{ImageSampler, SampleOptions, Sampler};
+use crate::diffusion::resample::{HISTORY_PER_TERM, draw};
+use crate::diffusion::{LossSecondMoment, ScheduleSampler};
 use crate::graph::FlatKind;
-use crate::model::{initialise, parameters, parameters_to_tensors};
+use crate::model::{ModelConfig, initialise};
 use crate::output::metrics::{Metrics, MetricsWriter};
-use crate::output::{Grid, image::to_u8, plot};
+use crate::output::plot::{self, Series, Style};
 use crate::runtime::{Context, Ticket};
-use crate::{Error, Result};
+use crate::{Error, Result, rng};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,17 +41,6 @@ const IN_FLIGHT: usize = 2;
 
 /// How old the loss plot may grow.
 const PLOT_EVERY: Duration = Duration::from_secs(30);
-
-/// Columns of metrics.csv after the step.
-const COLUMNS: [&str; 5] = ["images", "loss", "grad_norm", "lr", "images_per_second"];
-
-/// The prefixes under which state.safetensors keeps each flat buffer.
-const STATE: [(FlatKind, &str); 4] = [
-    (FlatKind::Weights, "weights."),
-    (FlatKind::Ema, "ema."),
-    (FlatKind::ExpAvg, "exp_avg."),
-    (FlatKind::ExpAvgSq, "exp_avg_sq."),
-];
 
 /// Asks a run to save and stop; shared with a signal handler.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +65,14 @@ pub struct RunOptions {
     pub folder: PathBuf,
     /// Continue from the folder's state.
     pub resume: bool,
+    /// Start from these values, in device layout, instead of random ones.
+    pub initial: Option<Vec<Vec<f32>>>,
+    /// Images to evaluate on.
+    pub validation: Option<Arc<Dataset>>,
+    /// At most so many of them.
+    pub eval_images: usize,
+    /// Steps between evaluations.
+    pub eval_every: u64,
     /// Steps between rows of metrics.csv.
     pub log_every: u64,
     /// Steps between saves.
@@ -76,6 +81,24 @@ pub struct RunOptions {
     pub sample_every: u64,
     /// Stop after this long even if steps are left.
     pub time_limit: Option<Duration>,
+}
+
+impl RunOptions {
+    /// A new run in `folder` with the program's intervals.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        RunOptions {
+            folder: folder.into(),
+            resume: false,
+            initial: None,
+            validation: None,
+            eval_images: 1000,
+            eval_every: 1000,
+            log_every: 20,
+            save_every: 1000,
+            sample_every: 1000,
+            time_limit: None,
+        }
+    }
 }
 
 /// What a run reports while it goes on.
@@ -97,10 +120,21 @@ pub enum Event<'a> {
     Log {
         /// Steps done.
         step: u64,
-        /// Mean squared error.
+        /// Mean loss.
         loss: f64,
+        /// Its terms, as means over the images.
+        terms: &'a [TermSum],
         /// Norm of the last gradient.
         grad_norm: f64,
+    },
+    /// The validation set was evaluated.
+    Evaluated {
+        /// Steps done.
+        step: u64,
+        /// The means.
+        evaluation: &'a Evaluation,
+        /// Better than every evaluation before.
+        best: bool,
     },
     /// A file was written.
     Wrote(&'a Path),
@@ -118,6 +152,8 @@ pub struct TrainOutcome {
     pub progress: Progress,
     /// First and last logged loss of this run.
     pub losses: Option<(f64, f64)>,
+    /// The last evaluation.
+    pub evaluation: Option<Evaluation>,
     /// Images per second, compilation and saving excluded.
     pub images_per_second: f64,
     /// Stopped by the user rather than finished.
@@ -130,10 +166,17 @@ struct Run<'a> {
     step: TrainStep,
     info: NetworkInfo,
     options: &'a RunOptions,
+    dataset: Arc<Dataset>,
     metrics: MetricsWriter,
-    sampler: Option<ImageSampler>,
+    evaluations: Option<MetricsWriter>,
+    sampler: Option<LossSecondMoment>,
+    preview: Option<Preview>,
+    evaluator: Option<Evaluator>,
+    evaluation: Option<Evaluation>,
     on_event: &'a mut dyn FnMut(Event) -> Result<()>,
     logged: u64,
+    /// Images in each quarter of the timesteps since the last row.
+    quartile_images: [usize; QUARTILES],
     losses: Vec<f64>,
     /// Time spent training, and images in it.
     clock: Duration,
@@ -159,20 +202,33 @@ pub fn train(
     std::fs::create_dir_all(&options.folder)
         .map_err(|e| Error::io("create", &options.folder, e))?;
     let step = TrainStep::new(ctx, &info.model, &info.diffusion, &info.training, Noise::Drawn)?;
+    let mut sampler = None;
     if options.resume {
-        info.progress = load_state(ctx, &step, &options.folder)?;
+        (info.progress, sampler) =
+            load_state(ctx, &step, &info, &state_path(&options.folder))?;
     } else {
         info.progress = Progress::default();
-        let values = initialise(&step.graph().params, info.training.seed);
-        for kind in [FlatKind::Weights, FlatKind::Ema] {
-            step.flat().write(ctx.gpu, kind, &step.graph().params, &values)?;
+        let params = &step.graph().params;
+        let random = || initialise(params, info.training.seed);
+        let values = options.initial.clone().unwrap_or_else(random);
+        let averages = (0..info.training.ema_rates.len() as u8).map(FlatKind::Ema);
+        for kind in averages.chain([FlatKind::Weights]) {
+            step.flat().write(ctx.gpu, kind, params, &values)?;
         }
     }
-    let csv = options.folder.join("metrics.csv");
-    let metrics = if options.resume {
-        MetricsWriter::resume(&csv, &COLUMNS, info.progress.step)?
-    } else {
-        MetricsWriter::create(&csv, &COLUMNS)?
+    if info.training.schedule_sampler == ScheduleSampler::LossSecondMoment {
+        let steps = info.diffusion.diffusion_steps;
+        sampler.get_or_insert_with(|| LossSecondMoment::new(steps, HISTORY_PER_TERM));
+    }
+    let names = step.term_names();
+    let at = options.resume.then_some(info.progress.step);
+    let metrics = open_csv(&options.folder.join("metrics.csv"), &columns(&names, true), at)?;
+    let evaluations = match options.validation {
+        Some(_) => {
+            let path = options.folder.join("evaluation.csv");
+            Some(open_csv(&path, &columns(&names, false), at)?)
+        }
+        None => None,
     };
     let logged = info.progress.step;
     let mut run = Run {
@@ -180,32 +236,62 @@ pub fn train(
         step,
         info,
         options,
+        dataset,
         metrics,
-        sampler: None,
+        evaluations,
+        sampler,
+        preview: None,
+        evaluator: None,
+        evaluation: None,
         on_event,
         logged,
+        quartile_images: [0; QUARTILES],
         losses: Vec::new(),
         clock: Duration::ZERO,
         images: 0,
         not_finite: 0,
         plotted: Instant::now(),
     };
-    run.go(dataset, stop)
+    run.go(stop)
+}
+
+/// Columns after the step: loss, each term, its quartiles.
+fn columns(terms: &[&str], training: bool) -> Vec<String> {
+    let mut columns: Vec<String> = vec!["images".into(), "loss".into()];
+    if training {
+        columns.extend(["grad_norm", "lr", "images_per_second"].map(String::from));
+    }
+    for term in terms {
+        columns.push((*term).into());
+        columns.extend((0..QUARTILES).map(|q| format!("{term}_q{q}")));
+    }
+    columns
+}
+
+fn open_csv(path: &Path, columns: &[String], resume_at: Option<u64>) -> Result<MetricsWriter> {
+    let names: Vec<&str> = columns.iter().map(String::as_str).collect();
+    match resume_at {
+        Some(step) => MetricsWriter::resume(path, &names, step),
+        None => MetricsWriter::create(path, &names),
+    }
+}
+
+fn term_values(terms: &[TermSum]) -> impl Iterator<Item = f64> + '_ {
+    terms.iter().flat_map(|t| std::iter::once(t.total).chain(t.quartiles))
 }
 
 impl Run<'_> {
-    fn go(&mut self, dataset: Arc<Dataset>, stop: &StopFlag) -> Result<TrainOutcome> {
+    fn go(&mut self, stop: &StopFlag) -> Result<TrainOutcome> {
         let c = self.info.training.clone();
-        let mut loader = Loader::new(
-            dataset,
-            LoaderOptions {
-                batch_size: c.micro_batch,
-                seed: c.seed,
-                start: self.info.progress.images_seen,
-                flip: c.flip,
-                workers: 0,
-            },
-        )?;
+        let options = LoaderOptions {
+            batch_size: c.micro_batch,
+            seed: c.seed,
+            start: self.info.progress.images_seen,
+            flip: c.flip,
+            random_crop: c.random_crop,
+            workers: 0,
+        };
+        let mut loader = Loader::new(self.dataset.clone(), options)?;
         self.ctx.gpu.wait()?;
         (self.on_event)(Event::Ready { step: self.info.progress.step })?;
         let begun = Instant::now();
@@ -231,9 +317,15 @@ impl Run<'_> {
             if due(self.options.log_every) {
                 self.log()?;
             }
-            if due(self.options.save_every) || due(self.options.sample_every) {
+            if [self.options.save_every, self.options.sample_every, self.options.eval_every]
+                .into_iter()
+                .any(due)
+            {
                 self.ctx.gpu.wait()?;
                 self.clock += mark.elapsed();
+                if due(self.options.eval_every) {
+                    self.evaluate()?;
+                }
                 if due(self.options.save_every) {
                     self.save()?;
                 }
@@ -246,6 +338,9 @@ impl Run<'_> {
         self.ctx.gpu.wait()?;
         self.clock += mark.elapsed();
         self.log()?;
+        if !interrupted {
+            self.evaluate()?;
+        }
         self.save()?;
         if self.options.sample_every > 0 && !interrupted {
             self.draw()?;
@@ -254,6 +349,7 @@ impl Run<'_> {
         Ok(TrainOutcome {
             progress: self.info.progress,
             losses,
+            evaluation: self.evaluation.take(),
             images_per_second: self.rate(),
             interrupted,
         })
@@ -269,16 +365,25 @@ impl Run<'_> {
         for part in 0..self.info.training.micro_batches() {
             let batch: Batch = loader.next()?;
             let n = batch.labels.len();
-            let timesteps: Vec<usize> =
-                (0..n as u64).map(|i| self.step.draw_timestep(number, batch.start + i)).collect();
+            let (timesteps, importance) = self.draw_timesteps(number, batch.start, n);
+            let labels = self.drop_labels(number, &batch);
             let micro = MicroBatch {
                 images: &batch.images,
-                labels: &batch.labels,
+                labels: &labels,
                 timesteps: &timesteps,
+                importance: &importance,
                 first: batch.start,
                 noise: None,
             };
             self.step.micro_step(self.ctx, number, part, &micro)?;
+            for t in &timesteps {
+                self.quartile_images[self.step.quartile(*t)] += 1;
+            }
+            if let Some(sampler) = &mut self.sampler {
+                // Waits for the device: the next timesteps depend on these losses.
+                let losses = self.step.image_losses(self.ctx)?;
+                timesteps.iter().zip(losses).for_each(|(t, loss)| sampler.update(*t, loss));
+            }
             self.info.progress.images_seen += n as u64;
             self.images += n as u64;
         }
@@ -287,15 +392,53 @@ impl Run<'_> {
         Ok(ticket)
     }
 
+    /// Timesteps of the images `first..first + n` and their importance weights.
+    fn draw_timesteps(&self, step: u64, first: u64, n: usize) -> (Vec<usize>, Vec<f64>) {
+        let images = first..first + n as u64;
+        match self.sampler.as_ref().filter(|s| s.warmed_up()) {
+            None => (images.map(|i| self.step.draw_timestep(step, i)).collect(), Vec::new()),
+            Some(sampler) => {
+                let p = sampler.probabilities();
+                let seed = self.info.training.seed;
+                let uniform = |i: u64| {
+                    rng::uniform_f32(seed, step as u32, rng::STREAM_TIMESTEP, i as u32, 0).into()
+                };
+                images.map(|i| draw(&p, uniform(i))).unzip()
+            }
+        }
+    }
+
+    /// The labels with some replaced by "no class".
+    fn drop_labels(&self, step: u64, batch: &Batch) -> Vec<u32> {
+        let share = self.info.training.label_dropout;
+        let ModelConfig::UNet(model) = &self.info.model else { return batch.labels.clone() };
+        let (true, Some(none)) = (share > 0.0 && model.null_class, model.num_classes) else {
+            return batch.labels.clone();
+        };
+        let seed = self.info.training.seed;
+        let dropped = |i: u64| {
+            let u = rng::uniform_f32(seed, step as u32, rng::STREAM_NO_LABEL, i as u32, 0);
+            f64::from(u) < share
+        };
+        let label = |(i, label): (u64, &u32)| if dropped(i) { none as u32 } else { *label };
+        (batch.start..).zip(&batch.labels).map(label).collect()
+    }
+
     /// Writes a row for the steps since the last one.
     fn log(&mut self) -> Result<()> {
         let step = self.info.progress.step;
-        let steps = step - self.logged;
-        if steps == 0 {
+        if step == self.logged {
             return Ok(());
         }
-        let (sum, grad_norm) = self.step.take_loss(self.ctx)?;
-        let loss = sum / steps as f64;
+        let (mut terms, grad_norm) = self.step.take_terms(self.ctx)?;
+        let counts = std::mem::take(&mut self.quartile_images);
+        let images = counts.iter().sum::<usize>().max(1) as f64;
+        for term in &mut terms {
+            term.total /= images;
+            // Without an image there is no mean: an empty field.
+            term.quartiles.iter_mut().zip(counts).for_each(|(sum, n)| *sum /= n as f64);
+        }
+        let loss: f64 = terms.iter().filter(|t| t.trained).map(|t| t.total).sum();
         self.logged = step;
         if loss.is_finite() && grad_norm.is_finite() {
             self.not_finite = 0;
@@ -311,128 +454,104 @@ impl Run<'_> {
         }
         let lr = self.info.training.lr_at(step.saturating_sub(1));
         let rate = if self.clock.is_zero() { f64::NAN } else { self.rate() };
-        let images = self.info.progress.images_seen as f64;
-        self.metrics.append(step, &[images, loss, grad_norm, lr, rate])?;
-        (self.on_event)(Event::Log { step, loss, grad_norm })?;
+        let seen = self.info.progress.images_seen as f64;
+        let row: Vec<f64> =
+            [seen, loss, grad_norm, lr, rate].into_iter().chain(term_values(&terms)).collect();
+        self.metrics.append(step, &row)?;
+        (self.on_event)(Event::Log { step, loss, terms: &terms, grad_norm })?;
         if self.plotted.elapsed() >= PLOT_EVERY { self.plot() } else { Ok(()) }
     }
 
-    /// Writes the state, the averaged network and the loss plot.
-    fn save(&mut self) -> Result<()> {
-        let folder = &self.options.folder;
-        let params = &self.step.graph().params;
-        let mut state = TensorFile::default();
-        let mut network = TensorFile::default();
-        for (kind, prefix) in STATE {
-            let values = self.step.flat().read(self.ctx.gpu, kind, params)?;
-            if kind == FlatKind::Ema {
-                network.tensors.extend(parameters_to_tensors(params, &values, "")?);
+    /// Evaluates the averaged weights and keeps them if they are the best yet.
+    fn evaluate(&mut self) -> Result<()> {
+        let Some(dataset) = &self.options.validation else { return Ok(()) };
+        let step = self.info.progress.step;
+        let evaluator = match self.evaluator.take() {
+            Some(evaluator) => evaluator,
+            None => {
+                let NetworkInfo { model, diffusion, training, .. } = &self.info;
+                let (flat, average) = (self.step.flat(), FlatKind::Ema(0));
+                Evaluator::new(self.ctx, model, diffusion, training, flat, average)?
             }
-            state.tensors.extend(parameters_to_tensors(params, &values, prefix)?);
+        };
+        let images = self.options.eval_images.min(dataset.len());
+        let fetch = spread(dataset, images);
+        let evaluation = evaluator.run(self.ctx, images, &fetch, &mut |_| Ok(()))?;
+        self.evaluator = Some(evaluator);
+        let loss = evaluation.loss();
+        if let Some(csv) = &mut self.evaluations {
+            let row: Vec<f64> = [evaluation.images as f64, loss]
+                .into_iter()
+                .chain(term_values(&evaluation.terms))
+                .collect();
+            csv.append(step, &row)?;
         }
-        let path = folder.join("state.safetensors");
-        write_network(
-            &path,
-            &NetworkInfo { holds: "state".into(), ..self.info.clone() },
-            state,
-            false,
-        )?;
-        let path = folder.join("network.safetensors");
-        write_network(
-            &path,
-            &NetworkInfo { holds: "ema".into(), ..self.info.clone() },
-            network,
-            false,
-        )?;
-        (self.on_event)(Event::Wrote(&path))?;
+        let best = loss.is_finite() && self.info.progress.best_loss.is_none_or(|b| loss < b);
+        if best {
+            self.info.progress.best_loss = Some(loss);
+            let path = best_path(&self.options.folder);
+            save_network(self.ctx, &self.step, &self.info, FlatKind::Ema(0), &path)?;
+            (self.on_event)(Event::Wrote(&path))?;
+        }
+        (self.on_event)(Event::Evaluated { step, evaluation: &evaluation, best })?;
+        self.evaluation = Some(evaluation);
+        Ok(())
+    }
+
+    /// Writes the state, the averaged networks and the loss plot.
+    fn save(&mut self) -> Result<()> {
+        let (ctx, folder) = (self.ctx, self.options.folder.clone());
+        let path = state_path(&folder);
+        save_state(ctx, &self.step, &self.info, self.sampler.as_ref(), &path)?;
+        for (i, rate) in self.info.training.ema_rates.clone().iter().enumerate() {
+            let path = match i {
+                0 => network_path(&folder),
+                _ => folder.join(format!("network_ema_{rate}.safetensors")),
+            };
+            save_network(ctx, &self.step, &self.info, FlatKind::Ema(i as u8), &path)?;
+            (self.on_event)(Event::Wrote(&path))?;
+        }
         self.plot()
     }
 
     fn plot(&mut self) -> Result<()> {
-        let metrics = Metrics::read(&self.options.folder.join("metrics.csv"))?;
+        let folder = &self.options.folder;
+        let metrics = Metrics::read(&folder.join("metrics.csv"))?;
         let Some(points) = metrics.points("loss").filter(|p| !p.is_empty()) else { return Ok(()) };
-        let path = self.options.folder.join("loss.png");
-        plot::loss_plot(
-            &path,
-            &format!("training loss on {}", self.ctx.gpu.summary.name),
-            &points,
-        )?;
+        let smoothed = plot::smooth(&points);
+        let mut series = vec![
+            Series { name: "loss", points, style: Style::Faint(0) },
+            Series { name: "smoothed", points: smoothed, style: Style::Strong(0) },
+        ];
+        let evaluations = folder.join("evaluation.csv");
+        if self.evaluations.is_some()
+            && let Some(points) = Metrics::read(&evaluations)?.points("loss")
+        {
+            series.push(Series { name: "validation", points, style: Style::Strong(1) });
+        }
+        let path = folder.join("loss.png");
+        let title = format!("training loss on {}", self.ctx.gpu.summary.name);
+        plot::line_plot(&path, &title, "step", "loss", &series)?;
         self.plotted = Instant::now();
         (self.on_event)(Event::Wrote(&path))
     }
 
-    /// Draws a grid with the averaged weights, one row a class.
+    /// Draws a grid with the averaged weights of a diffusion network.
     fn draw(&mut self) -> Result<()> {
-        const COLUMNS: usize = 8;
-        let rows = self.info.model.num_classes.unwrap_or(4).min(10);
-        if self.sampler.is_none() {
-            self.sampler = Some(ImageSampler::new(
-                self.ctx,
-                &self.info.model,
-                &self.info.diffusion,
-                COLUMNS,
-                self.step.flat(),
-                FlatKind::Ema,
-            )?);
+        if matches!(self.info.model, ModelConfig::Encoder(_)) {
+            return Ok(());
         }
-        let Some(sampler) = &self.sampler else { return Ok(()) };
-        let steps = self.info.diffusion.diffusion_steps.min(25);
-        let options = SampleOptions {
-            respacing: if steps < self.info.diffusion.diffusion_steps {
-                format!("{steps}")
-            } else {
-                String::new()
-            },
-            sampler: Sampler::Ddim { eta: 0.0 },
-            clip: true,
-            seed: self.info.training.seed,
+        let preview = match self.preview.take() {
+            Some(preview) => preview,
+            None => Preview::new(self.ctx, &self.step, &self.info)?,
         };
-        let mut images = Vec::new();
-        for row in 0..rows {
-            let labels = if self.info.model.num_classes.is_some() {
-                vec![row as u32; COLUMNS]
-            } else {
-                Vec::new()
-            };
-            let first = (row * COLUMNS) as u64;
-            images.extend(sampler.sample(
-                self.ctx,
-                &options,
-                first,
-                &labels,
-                COLUMNS,
-                &mut |_, _| Ok(()),
-            )?);
-        }
-        let (size, channels) = (self.info.model.image_size, self.info.model.in_channels);
-        let folder = self.options.folder.join("samples");
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
-        let path = folder.join(format!("step_{:07}.png", self.info.progress.step));
-        let pixels = to_u8(&images);
-        let mut grid = Grid::new(&pixels, [size, size, channels], COLUMNS).title(format!(
-            "step {}, {} images seen",
-            self.info.progress.step, self.info.progress.images_seen
-        ));
-        if self.info.model.num_classes.is_some() {
-            grid = grid.row_labels(self.info.data.classes.iter().take(rows).cloned());
-        }
-        grid.save(&path, &[("Software", "demist"), ("Comment", &self.info.command)])?;
+        let dataset = self.options.validation.as_ref().unwrap_or(&self.dataset);
+        let path = preview.draw(self.ctx, &self.info, dataset, &self.options.folder)?;
+        self.preview = Some(preview);
         (self.on_event)(Event::Wrote(&path))
     }
 }
 
 fn self_time(begun: Instant, limit: Option<Duration>) -> bool {
     limit.is_some_and(|l| begun.elapsed() >= l)
-}
-
-/// Uploads a saved state and returns its position.
-fn load_state(ctx: Context, step: &TrainStep, folder: &Path) -> Result<Progress> {
-    let path = folder.join("state.safetensors");
-    let (info, file) = read_network(&path)?;
-    let params = &step.graph().params;
-    for (kind, prefix) in STATE {
-        let values = parameters(params, &file, prefix).map_err(|e| Error::file(&path, e))?;
-        step.flat().write(ctx.gpu, kind, params, &values)?;
-    }
-    Ok(info.progress)
 }

@@ -1,148 +1,259 @@
 //! The device side of training: forward, backward and update as three static
 //! programs over shared memory.
 //!
-//! A step of `batch_size` images runs `micro_batches` times: q_sample, U-Net,
-//! weighted mean squared error and the backward walk. The first micro-batch
-//! assigns the parameter gradients and the others add to them; the loss
-//! weights contain 1 / batch_size, so the sum is the mean over the batch.
-//! One more program clips, applies AdamW and moves the average.
+//! A step of `batch_size` images runs `micro_batches` times: noising, network,
+//! losses and the backward walk. The first micro-batch assigns the parameter
+//! gradients and the others add to them; the loss weights contain
+//! 1 / batch_size, so the sum is the mean over the batch. One more program
+//! clips, applies AdamW and moves the averages.
 
 use super::TrainConfig;
-use crate::diffusion::{DiffusionConfig, MeanType, SpacedSchedule, Tables, check_labels};
+use super::wiring::{Inputs, Noise, Term, Wiring, vb_scale, wire};
+use crate::diffusion::{DiffusionConfig, QSampleCoefs, SpacedSchedule, Tables, check_labels};
 use crate::gpu::Caps;
 use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
 };
-use crate::model::{UNetConfig, UNetInputs, build};
+use crate::model::ModelConfig;
 use crate::ops::{self, AdamW, OptimizerTensors};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
 use crate::{Error, Result, rng};
 
-/// Where the noise of a training image comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Noise {
-    /// Drawn on the device from seed, step and image number.
-    Drawn,
-    /// Written by the host with every micro-batch (to compare with references).
-    Given,
-}
+/// Quarters of the timesteps that losses are kept apart for.
+pub const QUARTILES: usize = 4;
 
 /// The images of one micro-batch.
 pub struct MicroBatch<'a> {
     /// Clean images [n, h, w, c] in [-1, 1].
     pub images: &'a [f32],
-    /// Class labels `[n]`; ignored by unconditional networks.
+    /// Class labels `[n]`; ignored by unconditional networks. One past the last
+    /// class means "no class" to networks that know it.
     pub labels: &'a [u32],
     /// Timestep of each image.
     pub timesteps: &'a [usize],
+    /// Importance weight of each image; empty for ones.
+    pub importance: &'a [f64],
     /// Number of the first image in the stream of all images.
     pub first: u64,
     /// The noise, if it is [`Noise::Given`].
     pub noise: Option<&'a [f32]>,
 }
 
-/// Tensors that the host writes before each micro-batch.
-struct Inputs {
-    x0: TensorId,
-    labels: Option<TensorId>,
-    t: TensorId,
-    coefs: TensorId,
-    rng: TensorId,
-    weights: TensorId,
-    noise: Option<TensorId>,
+/// Sums of a term over the images since the last look.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TermSum {
+    /// "mse", "vb", "cross_entropy", "acc@1", "acc@5".
+    pub name: &'static str,
+    /// Part of the loss.
+    pub trained: bool,
+    /// Over all images.
+    pub total: f64,
+    /// Over the images of each quarter of the timesteps.
+    pub quartiles: [f64; QUARTILES],
 }
 
-/// The tensors of a training graph.
-struct Wiring {
-    inputs: Inputs,
-    mse: TensorId,
-    loss: TensorId,
+/// Turns a micro-batch into the inputs of a program: all that depends on the
+/// process rather than on the network.
+pub(super) struct Feed {
+    tables: Tables,
+    schedule: SpacedSchedule,
+    diffusion: DiffusionConfig,
+    config: TrainConfig,
+    /// Labels that may occur.
+    labels: Option<usize>,
+    /// A classifier of clean images sees timestep 0 and no noise.
+    clean: bool,
+}
+
+impl Feed {
+    pub fn new(
+        model: &ModelConfig,
+        diffusion: &DiffusionConfig,
+        config: &TrainConfig,
+    ) -> Result<Self> {
+        let schedule = SpacedSchedule::new(diffusion, "")?;
+        let labels = match model {
+            ModelConfig::UNet(m) => m.num_classes.map(|n| n + usize::from(m.null_class)),
+            ModelConfig::Encoder(m) => Some(m.out_channels),
+        };
+        Ok(Feed {
+            tables: schedule.tables()?,
+            schedule,
+            diffusion: diffusion.clone(),
+            config: config.clone(),
+            labels,
+            clean: matches!(model, ModelConfig::Encoder(_)) && !config.noised,
+        })
+    }
+
+    pub fn steps(&self) -> usize {
+        self.tables.num_steps()
+    }
+
+    /// Which quarter of the timesteps `t` is in.
+    pub fn quartile(&self, t: usize) -> usize {
+        QUARTILES * t / self.steps()
+    }
+
+    fn check(&self, inputs: &Inputs, batch: &MicroBatch) -> Result<()> {
+        let steps = self.steps();
+        if let Some(t) = batch.timesteps.iter().find(|t| **t >= steps) {
+            return Err(Error::shape("train", format!("timestep {t} of a process of {steps}")));
+        }
+        if inputs.noise.is_some() != batch.noise.is_some() {
+            let detail = "noise must be given exactly if it is not drawn on the device";
+            return Err(Error::shape("train", detail));
+        }
+        if !batch.importance.is_empty() && batch.importance.len() != batch.timesteps.len() {
+            let detail = format!(
+                "{} importance weights for {} images",
+                batch.importance.len(),
+                batch.timesteps.len()
+            );
+            return Err(Error::shape("train", detail));
+        }
+        check_labels("train", batch.labels, self.labels)
+    }
+
+    /// Writes everything that `program` reads for step `step`; the term weights
+    /// are divided by `images`.
+    pub fn write(
+        &self,
+        ctx: Context,
+        program: &Program,
+        i: &Inputs,
+        batch: &MicroBatch,
+        step: u64,
+        images: usize,
+    ) -> Result<()> {
+        self.check(i, batch)?;
+        let gpu = ctx.gpu;
+        let timesteps = batch.timesteps.iter();
+        let clean = QSampleCoefs { sqrt_abar: 1.0, sqrt_one_minus_abar: 0.0 };
+        let t: Vec<f32> = if self.clean {
+            vec![0.0; batch.timesteps.len()]
+        } else {
+            timesteps.clone().map(|t| self.schedule.model_timestep(*t, &self.diffusion)).collect()
+        };
+        let coefs: Vec<_> = timesteps
+            .clone()
+            .map(|t| if self.clean { clean } else { self.tables.q_sample_coefs(*t) })
+            .collect();
+        let quartiles: Vec<u32> = timesteps.clone().map(|t| self.quartile(*t) as u32).collect();
+        let weights = |scale: f64| -> Vec<f32> {
+            let scale = scale / images as f64;
+            let importance = |n| batch.importance.get(n).copied().unwrap_or(1.0);
+            (0..batch.timesteps.len()).map(|n| (scale * importance(n)) as f32).collect()
+        };
+        let [lo, hi] = rng::key(self.config.seed);
+        program.write(gpu, i.x0, batch.images)?;
+        if let Some(labels) = i.labels {
+            program.write(gpu, labels, batch.labels)?;
+        }
+        program.write(gpu, i.t, &t)?;
+        program.write(gpu, i.coefs, &coefs)?;
+        program.write(gpu, i.rng, &[lo, hi, step as u32, batch.first as u32])?;
+        program.write(gpu, i.quartile, &quartiles)?;
+        program.write(gpu, i.weights, &weights(1.0))?;
+        if let (Some(vlb), Some(vb_weights)) = (i.vlb, i.vb_weights) {
+            let of = |t: &usize| self.tables.vlb_coefs(*t, self.diffusion.var_type);
+            let bound: Vec<_> = timesteps.flat_map(of).collect();
+            program.write(gpu, vlb, &bound)?;
+            program.write(gpu, vb_weights, &weights(vb_scale(&self.diffusion)))?;
+        }
+        if let (Some(id), Some(noise)) = (i.noise, batch.noise) {
+            program.write(gpu, id, noise)?;
+        }
+        Ok(())
+    }
+}
+
+/// Emits the sums of all terms; the returned tensors hold total and quartiles.
+pub(super) fn lower_sums(lower: &mut Lower, wiring: &Wiring) -> Result<Vec<TensorId>> {
+    let quartile = wiring.inputs.quartile;
+    let one = |term: &Term| {
+        let sums = lower.pinned("term sums", &[1 + QUARTILES], DType::F32);
+        ops::loss_stats(lower, term.values, Some(term.weights), quartile, sums)?;
+        Ok(sums)
+    };
+    wiring.terms.iter().map(one).collect()
+}
+
+/// Reads the sums and sets them back to zero.
+pub(super) fn take_sums(
+    ctx: Context,
+    program: &Program,
+    wiring: &Wiring,
+    sums: &[TensorId],
+    images: usize,
+) -> Result<Vec<TermSum>> {
+    let values = program.read(ctx.gpu, sums)?;
+    for id in sums {
+        program.write(ctx.gpu, *id, &[0.0f32; 1 + QUARTILES])?;
+    }
+    let scale = |v: f32| f64::from(v) * images as f64;
+    let named = wiring.terms.iter().zip(values).map(|(term, v)| TermSum {
+        name: term.name,
+        trained: term.trained,
+        total: scale(v[0]),
+        quartiles: std::array::from_fn(|q| scale(v[1 + q])),
+    });
+    Ok(named.collect())
+}
+
+/// Lowers one micro-batch.
+fn lower_micro(
+    caps: &Caps,
+    graph: &Graph,
+    wiring: &Wiring,
+    accumulate: bool,
+) -> Result<(Plan, Vec<TensorId>)> {
+    let mut lower = Lower::new(graph, caps);
+    lower.accumulate_params(accumulate);
+    lower.forward()?;
+    let sums = lower_sums(&mut lower, wiring)?;
+    lower.backward(&wiring.seeds(), &[])?;
+    let keep: Vec<TensorId> =
+        sums.iter().copied().chain(wiring.terms.iter().map(|t| t.values)).collect();
+    Ok((Plan::new(graph, lower, &keep, PlanOptions::default())?, sums))
+}
+
+/// Plans a training step without a device's memory, for `info` and to choose
+/// what is recomputed.
+///
+/// # Errors
+/// As [`TrainStep::new`].
+pub fn plan_report(
+    caps: &Caps,
+    model: &ModelConfig,
+    diffusion: &DiffusionConfig,
+    config: &TrainConfig,
+) -> Result<PlanReport> {
+    let mut graph = Graph::new();
+    let n = config.micro_batch;
+    let wiring = wire(model, diffusion, config, n, Noise::Drawn, true, &mut graph)?;
+    Ok(lower_micro(caps, &graph, &wiring, false)?.0.report())
+}
+
+/// The flat buffers of a training run.
+pub(super) fn state_kinds(averages: usize) -> Vec<FlatKind> {
+    [FlatKind::Weights, FlatKind::ExpAvg, FlatKind::ExpAvgSq]
+        .into_iter()
+        .chain((0..averages).map(|i| FlatKind::Ema(i as u8)))
+        .collect()
 }
 
 /// The compiled training step of one network.
 pub struct TrainStep {
     graph: Graph,
     wiring: Wiring,
-    loss_sum: TensorId,
+    sums: Vec<TensorId>,
     first: Program,
     rest: Option<Program>,
-    optimizer: Program,
-    optimizer_tensors: OptimizerTensors,
+    optimizer: Optimizer,
     flat: FlatBuffers,
-    tables: Tables,
-    schedule: SpacedSchedule,
-    diffusion: DiffusionConfig,
+    feed: Feed,
     config: TrainConfig,
-    classes: Option<usize>,
-}
-
-/// Appends noising, network and loss.
-fn wire(
-    model: &UNetConfig,
-    diffusion: &DiffusionConfig,
-    n: usize,
-    noise: Noise,
-    g: &mut Graph,
-) -> Result<Wiring> {
-    let (size, channels) = (model.image_size, model.in_channels);
-    let image = [n, size, size, channels];
-    let inputs = Inputs {
-        x0: g.input("x0", &image, DType::F32),
-        labels: model.num_classes.map(|_| g.input("labels", &[n], DType::U32)),
-        t: g.input("t", &[n], DType::F32),
-        coefs: g.input("q_sample coefficients", &[n, 2], DType::F32),
-        rng: g.input("random state", &[4], DType::U32),
-        weights: g.input("loss weights", &[n], DType::F32),
-        noise: (noise == Noise::Given).then(|| g.input("noise", &image, DType::F32)),
-    };
-    let (x_t, eps) = match inputs.noise {
-        Some(eps) => (ops::q_sample_with(g, inputs.x0, inputs.coefs, eps)?, eps),
-        None => ops::q_sample(g, inputs.x0, inputs.coefs, inputs.rng)?,
-    };
-    let out = build(
-        model,
-        g,
-        UNetInputs { x: x_t, t: inputs.t, y: inputs.labels, low_res: None, rng: Some(inputs.rng) },
-    )?;
-    let target = match diffusion.mean_type {
-        MeanType::Epsilon => eps,
-        MeanType::XStart => inputs.x0,
-    };
-    let mse = ops::mse(g, out, target)?;
-    let loss = ops::weighted_sum(g, mse, inputs.weights)?;
-    Ok(Wiring { inputs, mse, loss })
-}
-
-/// Lowers one micro-batch; the loss is added to the returned tensor.
-fn lower_micro(
-    caps: &Caps,
-    graph: &Graph,
-    wiring: &Wiring,
-    accumulate: bool,
-) -> Result<(Plan, TensorId)> {
-    let mut lower = Lower::new(graph, caps);
-    lower.accumulate_params(accumulate);
-    lower.forward()?;
-    let loss_sum = lower.pinned("loss sum", &[1], DType::F32);
-    ops::add_into(&mut lower, wiring.loss, loss_sum)?;
-    // d loss / d mse_i is the weight itself.
-    lower.backward(&[(wiring.mse, wiring.inputs.weights)], &[])?;
-    Ok((Plan::new(graph, lower, &[loss_sum, wiring.mse], PlanOptions::default())?, loss_sum))
-}
-
-/// Plans a training step without a device's memory, for `info`.
-///
-/// # Errors
-/// As [`TrainStep::new`].
-pub fn plan_report(
-    caps: &Caps,
-    model: &UNetConfig,
-    diffusion: &DiffusionConfig,
-    n: usize,
-) -> Result<PlanReport> {
-    let mut graph = Graph::new();
-    let wiring = wire(model, diffusion, n, Noise::Drawn, &mut graph)?;
-    Ok(lower_micro(caps, &graph, &wiring, false)?.0.report())
 }
 
 impl TrainStep {
@@ -153,23 +264,19 @@ impl TrainStep {
     /// device has no room.
     pub fn new(
         ctx: Context,
-        model: &UNetConfig,
+        model: &ModelConfig,
         diffusion: &DiffusionConfig,
         config: &TrainConfig,
         noise: Noise,
     ) -> Result<TrainStep> {
         config.validate()?;
         let mut graph = Graph::new();
-        let wiring = wire(model, diffusion, config.micro_batch, noise, &mut graph)?;
-        let (plan, loss_sum) = lower_micro(&ctx.gpu.caps, &graph, &wiring, false)?;
+        let n = config.micro_batch;
+        let wiring = wire(model, diffusion, config, n, noise, true, &mut graph)?;
+        let (plan, sums) = lower_micro(&ctx.gpu.caps, &graph, &wiring, false)?;
         let layout = plan.params.clone();
-        let kinds = [
-            FlatKind::Weights,
-            FlatKind::Grads,
-            FlatKind::ExpAvg,
-            FlatKind::ExpAvgSq,
-            FlatKind::Ema,
-        ];
+        let mut kinds = state_kinds(config.ema_rates.len());
+        kinds.push(FlatKind::Grads);
         let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds)?;
         let first = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
         let rest = if config.micro_batches() > 1 {
@@ -179,24 +286,10 @@ impl TrainStep {
         } else {
             None
         };
-        let (optimizer, optimizer_tensors) = compile_optimizer(ctx, &layout, &flat)?;
-        let schedule = SpacedSchedule::new(diffusion, "")?;
-        let tables = schedule.tables()?;
-        Ok(TrainStep {
-            graph,
-            wiring,
-            loss_sum,
-            first,
-            rest,
-            optimizer,
-            optimizer_tensors,
-            flat,
-            tables,
-            schedule,
-            diffusion: diffusion.clone(),
-            config: config.clone(),
-            classes: model.num_classes,
-        })
+        let optimizer = Optimizer::compile(ctx, &layout, &flat, config.ema_rates.len())?;
+        let feed = Feed::new(model, diffusion, config)?;
+        let config = config.clone();
+        Ok(TrainStep { graph, wiring, sums, first, rest, optimizer, flat, feed, config })
     }
 
     /// The network's graph (its parameters, in order).
@@ -209,14 +302,24 @@ impl TrainStep {
         &self.flat
     }
 
+    /// Names of the terms, in order.
+    pub fn term_names(&self) -> Vec<&'static str> {
+        self.wiring.terms.iter().map(|t| t.name).collect()
+    }
+
     /// The plan of one micro-batch.
     pub fn plan(&self) -> &Plan {
         self.first.plan()
     }
 
+    /// Which quarter of the timesteps `t` is in.
+    pub fn quartile(&self, t: usize) -> usize {
+        self.feed.quartile(t)
+    }
+
     /// Timestep of image number `image` of the stream at step `step`, uniform.
     pub fn draw_timestep(&self, step: u64, image: u64) -> usize {
-        let n = self.tables.num_steps() as u32;
+        let n = self.feed.steps() as u32;
         rng::uniform_below(self.config.seed, step as u32, rng::STREAM_TIMESTEP, image as u32, 0, n)
             as usize
     }
@@ -233,46 +336,13 @@ impl TrainStep {
         part: usize,
         batch: &MicroBatch,
     ) -> Result<Ticket> {
-        self.check(batch)?;
         let program = match (&self.rest, part) {
             (Some(rest), 1..) => rest,
             _ => &self.first,
         };
-        let gpu = ctx.gpu;
-        let i = &self.wiring.inputs;
-        let t: Vec<f32> = batch
-            .timesteps
-            .iter()
-            .map(|t| self.schedule.model_timestep(*t, &self.diffusion))
-            .collect();
-        let coefs: Vec<_> =
-            batch.timesteps.iter().map(|t| self.tables.q_sample_coefs(*t)).collect();
-        let [lo, hi] = rng::key(self.config.seed);
-        let weight = 1.0 / self.config.batch_size as f32;
-        program.write(gpu, i.x0, batch.images)?;
-        if let Some(labels) = i.labels {
-            program.write(gpu, labels, batch.labels)?;
-        }
-        program.write(gpu, i.t, &t)?;
-        program.write(gpu, i.coefs, &coefs)?;
-        program.write(gpu, i.rng, &[lo, hi, step as u32, batch.first as u32])?;
-        program.write(gpu, i.weights, &vec![weight; batch.timesteps.len()])?;
-        if let (Some(id), Some(noise)) = (i.noise, batch.noise) {
-            program.write(gpu, id, noise)?;
-        }
-        program.run(gpu)
-    }
-
-    fn check(&self, batch: &MicroBatch) -> Result<()> {
-        let steps = self.tables.num_steps();
-        if let Some(t) = batch.timesteps.iter().find(|t| **t >= steps) {
-            return Err(Error::shape("train", format!("timestep {t} of a process of {steps}")));
-        }
-        if self.wiring.inputs.noise.is_some() != batch.noise.is_some() {
-            let detail = "noise must be given exactly if it is not drawn on the device";
-            return Err(Error::shape("train", detail));
-        }
-        check_labels("train", batch.labels, self.classes)
+        let inputs = &self.wiring.inputs;
+        self.feed.write(ctx, program, inputs, batch, step, self.config.batch_size)?;
+        program.run(ctx.gpu)
     }
 
     /// Applies the gradients of step `step` (from 0).
@@ -280,49 +350,101 @@ impl TrainStep {
     /// # Errors
     /// [`crate::Error::Device`] on a fault.
     pub fn update(&self, ctx: Context, step: u64) -> Result<Ticket> {
-        let c = &self.config;
+        self.optimizer.run(ctx, &self.config, step)
+    }
+
+    /// The terms summed over the images since the last call, and the last
+    /// gradient norm.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] on a fault.
+    pub fn take_terms(&self, ctx: Context) -> Result<(Vec<TermSum>, f64)> {
+        let images = self.config.batch_size;
+        let sums = take_sums(ctx, &self.first, &self.wiring, &self.sums, images)?;
+        Ok((sums, self.optimizer.norm(ctx)?))
+    }
+
+    /// The terms of each image of the last micro-batch, the variational bound
+    /// scaled as the loss takes it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] on a fault.
+    pub fn image_terms(&self, ctx: Context) -> Result<Vec<(&'static str, Vec<f32>)>> {
+        let ids: Vec<TensorId> = self.wiring.terms.iter().map(|t| t.values).collect();
+        let scale = vb_scale(&self.feed.diffusion) as f32;
+        let mut named = Vec::new();
+        for (term, mut values) in
+            self.wiring.terms.iter().zip(self.first.read(ctx.gpu, &ids)?)
+        {
+            if term.name == "vb" {
+                values.iter_mut().for_each(|v| *v *= scale);
+            }
+            named.push((term.name, values));
+        }
+        Ok(named)
+    }
+
+    /// The loss of each image of the last micro-batch, without its importance
+    /// weight.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] on a fault.
+    pub fn image_losses(&self, ctx: Context) -> Result<Vec<f32>> {
+        let mut losses = vec![0.0; self.config.micro_batch];
+        for (term, (_, values)) in self.wiring.terms.iter().zip(self.image_terms(ctx)?) {
+            if term.trained {
+                losses.iter_mut().zip(values).for_each(|(l, v)| *l += v);
+            }
+        }
+        Ok(losses)
+    }
+}
+
+/// The update as a program.
+struct Optimizer {
+    program: Program,
+    tensors: OptimizerTensors,
+    /// Rates of the averages after the first.
+    averages: Vec<TensorId>,
+}
+
+impl Optimizer {
+    fn compile(
+        ctx: Context,
+        layout: &ParamLayout,
+        flat: &FlatBuffers,
+        averages: usize,
+    ) -> Result<Optimizer> {
+        let graph = Graph::new();
+        let mut lower = Lower::new(&graph, &ctx.gpu.caps);
+        let tensors = ops::optimizer_step(&mut lower, layout, false)?;
+        let averages = (1..averages as u8)
+            .map(|i| ops::ema(&mut lower, layout, i, tensors.norm))
+            .collect::<Result<_>>()?;
+        let plan = Plan::new(&graph, lower, &[tensors.norm], PlanOptions::default())?;
+        let program = Program::compile(ctx, plan, flat, CompileOptions::default())?;
+        Ok(Optimizer { program, tensors, averages })
+    }
+
+    fn run(&self, ctx: Context, c: &TrainConfig, step: u64) -> Result<Ticket> {
+        let mut rates = c.ema_rates.iter().map(|rate| c.ema_at(*rate, step));
         let settings = AdamW {
             lr: c.lr_at(step),
             beta1: c.beta1,
             beta2: c.beta2,
             eps: c.eps,
             weight_decay: c.weight_decay,
-            ema_rate: c.ema_at(step),
+            ema_rate: rates.next().unwrap_or(0.0),
             max_norm: c.max_grad_norm,
         };
-        let hyper = settings.hyper(step + 1);
-        self.optimizer.write(ctx.gpu, self.optimizer_tensors.hyper, &hyper)?;
-        self.optimizer.run(ctx.gpu)
+        self.program.write(ctx.gpu, self.tensors.hyper, &settings.hyper(step + 1))?;
+        for (id, rate) in self.averages.iter().zip(rates) {
+            self.program.write(ctx.gpu, *id, &[(1.0 - rate) as f32])?;
+        }
+        self.program.run(ctx.gpu)
     }
 
-    /// The sum of the losses since the last call, and the last gradient norm.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] on a fault.
-    pub fn take_loss(&self, ctx: Context) -> Result<(f64, f64)> {
-        let loss = self.first.read(ctx.gpu, &[self.loss_sum])?[0][0];
-        self.first.write(ctx.gpu, self.loss_sum, &[0.0f32])?;
-        let norm = self.optimizer.read(ctx.gpu, &[self.optimizer_tensors.norm])?[0][0];
-        Ok((loss.into(), norm.into()))
+    fn norm(&self, ctx: Context) -> Result<f64> {
+        Ok(self.program.read(ctx.gpu, &[self.tensors.norm])?[0][0].into())
     }
-
-    /// The loss of each image of the last micro-batch.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] on a fault.
-    pub fn image_losses(&self, ctx: Context) -> Result<Vec<f32>> {
-        Ok(self.first.read(ctx.gpu, &[self.wiring.mse])?.remove(0))
-    }
-}
-
-fn compile_optimizer(
-    ctx: Context,
-    layout: &ParamLayout,
-    flat: &FlatBuffers,
-) -> Result<(Program, OptimizerTensors)> {
-    let graph = Graph::new();
-    let mut lower = Lower::new(&graph, &ctx.gpu.caps);
-    let tensors = ops::optimizer_step(&mut lower, layout, false)?;
-    let plan = Plan::new(&graph, lower, &[tensors.norm], PlanOptions::default())?;
-    Ok((Program::compile(ctx, plan, flat, CompileOptions::default())?, tensors))
 }

@@ -8,9 +8,11 @@ use serde_json::Value;
 use crate::common;
 use crate::common::golden::{Checker, Golden};
 
-/// Relative l2 error of a sample or x_0 within a loop; it adds up over steps.
-/// Seen on llvmpipe: 5.4e-6.
-const TOLERANCE: f64 = 1e-3;
+/// Relative l2 error of a sample or x_0 within a loop, where it adds up over
+/// steps, and of the likelihood. Seen on llvmpipe: 5.6e-6 in the loops, 3.8e-5
+/// in the bound, and 6.2e-5 in the prior, which the reference computes in
+/// float32 with much cancellation.
+const TOLERANCE: f64 = 2e-4;
 
 /// What to run: the network of `model` with weights
 /// `common::weight(salt, key, shape)`, sampled with the config's respacing.
@@ -25,6 +27,8 @@ pub struct Case<'a> {
     pub y: Vec<i64>,
     /// Starting noise, row-major NCHW.
     pub x_t: Vec<f32>,
+    /// A clean image, to be encoded and scored.
+    pub x0: Vec<f32>,
 }
 
 impl Case<'_> {
@@ -48,33 +52,7 @@ pub fn check(
             checker.close_f32(name, values, TOLERANCE)?;
         }
     }
-    let learned = golden.config.pointer("/diffusion/learn_sigma") == Some(&Value::Bool(true));
-    let mut aside = BTreeMap::<&str, usize>::new();
-    for name in golden.tensors.keys().filter(|n| n.starts_with("out.") && !outputs.contains_key(*n))
-    {
-        if let Some(reason) = needs(name, learned) {
-            checker.record(name, 0.0, 0.0);
-            *aside.entry(reason).or_default() += 1;
-        }
-    }
-    if !aside.is_empty() {
-        println!("{}: set aside {aside:?}", golden.path.display());
-    }
     checker.finish()
-}
-
-/// What a stored result needs that the engine does not have; anything else
-/// must have been computed.
-fn needs(name: &str, learned: bool) -> Option<&'static str> {
-    match name.strip_prefix("out.")? {
-        n if n.contains("guided") => Some("classifier guidance"),
-        n if n.starts_with("bpd.") => Some("likelihood"),
-        "ddim_reverse" => Some("inversion"),
-        n if learned && (n.starts_with("p.") || n.starts_with("p_noclip.")) => {
-            Some("learned variance")
-        }
-        _ => None,
-    }
 }
 
 fn case(golden: &Golden) -> Result<Case<'_>, String> {
@@ -92,5 +70,6 @@ fn case(golden: &Golden) -> Result<Case<'_>, String> {
         timestep_map: golden.i64s("in.timestep_map")?.to_vec(),
         y,
         x_t: common::input_noise(salt, "in.xT", count),
+        x0: common::input_image(salt, "in.x0", count),
     })
 }

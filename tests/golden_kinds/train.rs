@@ -8,6 +8,17 @@ use serde_json::Value;
 use crate::common;
 use crate::common::golden::{Checker, Golden, PARAM_LIMIT};
 
+/// Element of a parameter whose gradient is below this share of the tensor's
+/// root mean square in every step is one of exactly zero: the keys' biases in
+/// `qkv.bias`, since a softmax does not see what all its inputs share.
+const ZERO_SHARE: f64 = 1e-4;
+
+/// Later gradients where the variational bound is trained on: its gradient at
+/// t = 0 is a thousand times the others', and a network that differs by one
+/// last bit of its weights comes out up to 3e-3 elsewhere after two steps. Seen
+/// on llvmpipe: 3.6e-3, norms 7e-4.
+const BOUND_TOLERANCES: [f64; 2] = [8e-3, 2e-3];
+
 /// Relative error of losses and of the first step's gradients. Seen on
 /// llvmpipe: 6e-6.
 const TOLERANCE: f64 = 1e-4;
@@ -61,6 +72,9 @@ pub fn check(
     let mut checker = Checker::new(golden);
     let noise = noise_floors(golden, case.steps.len())?;
     let moved = 2.0 * lr * case.steps.len() as f64;
+    let bound = golden.config.pointer("/diffusion/learn_sigma").is_some();
+    let [later_tolerance, norm_tolerance] =
+        if bound { BOUND_TOLERANCES } else { [LATER_TOLERANCE, NORM_TOLERANCE] };
     for (name, values) in &outputs {
         let (group, key) = name.split_once('.').unwrap_or(("", name));
         let cancels = is_noise(golden, key, &noise)?;
@@ -71,8 +85,19 @@ pub fn check(
                 checker.record(&format!("{name}#norm"), 0.0, 0.0);
             }
             "wN" | "ema" => {
-                checker.mostly_close(name, values, PARAM_LIMIT, lr, DISAGREEING_SHARE)?;
-                checker.close_norm(name, values, NORM_TOLERANCE)?;
+                let zero = zero_elements(golden, key, case.steps.len(), values.len())?;
+                let kept = values.len() - zero.len();
+                // Where elements drift, the others are compared one by one: all
+                // of so small a tensor are stored.
+                let allowed = (zero.len() as f64 + DISAGREEING_SHARE * kept as f64)
+                    / values.len() as f64;
+                checker.mostly_close(name, values, PARAM_LIMIT, lr, allowed)?;
+                if zero.is_empty() {
+                    checker.close_norm(name, values, norm_tolerance)?;
+                } else {
+                    checker.mostly_close(name, values, PARAM_LIMIT, moved, 0.0)?;
+                    checker.record(&format!("{name}#norm"), 0.0, 0.0);
+                }
             }
             g if cancels => {
                 let step: usize = g[1..].parse().map_err(|e| format!("{name}: {e}"))?;
@@ -81,8 +106,8 @@ pub fn check(
             "g0" => checker.close_strided(name, values, PARAM_LIMIT, TOLERANCE)?,
             _ => {
                 let elements = common::strided(values, PARAM_LIMIT);
-                checker.close_f32(name, &elements, LATER_TOLERANCE)?;
-                checker.close_norm(name, values, NORM_TOLERANCE)?;
+                checker.close_f32(name, &elements, later_tolerance)?;
+                checker.close_norm(name, values, norm_tolerance)?;
             }
         }
     }
@@ -123,6 +148,26 @@ fn is_noise(golden: &Golden, key: &str, floors: &[f64]) -> Result<bool, String> 
         }
     }
     Ok(true)
+}
+
+/// Elements of `key` whose stored gradient is zero but for rounding in every
+/// step, of a parameter small enough to be stored whole.
+fn zero_elements(
+    golden: &Golden,
+    key: &str,
+    steps: usize,
+    len: usize,
+) -> Result<Vec<usize>, String> {
+    if len > PARAM_LIMIT {
+        return Ok(Vec::new());
+    }
+    let mut zero: Vec<usize> = (0..len).collect();
+    for step in 0..steps {
+        let gradient = golden.f64s(&format!("g{step}.{key}"))?;
+        let square = gradient.iter().map(|g| g * g).sum::<f64>() / len as f64;
+        zero.retain(|i| gradient[*i].abs() <= ZERO_SHARE * square.sqrt());
+    }
+    Ok(zero)
 }
 
 fn case(golden: &Golden) -> Result<Case<'_>, String> {

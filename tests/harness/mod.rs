@@ -104,7 +104,7 @@ pub struct Args<'a> {
 }
 
 /// What the twin returns; gradients in the order of inputs and parameters.
-/// An empty gradient means that the op gives none.
+/// An empty gradient means that the op gives none: to it the input is constant.
 pub struct Twin {
     pub y: Vec<f32>,
     pub input_grads: Vec<Vec<f32>>,
@@ -330,13 +330,14 @@ impl Case<'_> {
             })
             .collect();
         let run = bench.run(&inputs, &params, &seeds);
-        self.compare(&bench, &run, &inputs, &params, &seeds);
+        let constant = self.compare(&bench, &run, &inputs, &params, &seeds);
         // Rounded results have no useful differences.
         if mid && self.differentiable && !half {
-            self.finite_differences(&bench, &run, &inputs, &params, &seeds);
+            self.finite_differences(&bench, &run, (&inputs, &constant), &params, &seeds);
         }
     }
 
+    /// Returns which inputs have no gradient by the twin.
     fn compare(
         &self,
         bench: &Bench,
@@ -344,7 +345,7 @@ impl Case<'_> {
         inputs: &[Vec<f32>],
         params: &[Vec<f32>],
         seeds: &[Vec<f32>],
-    ) {
+    ) -> Vec<bool> {
         let Bench { mid, half, node, .. } = *bench;
         let factor = if mid { 2.0 } else { 1.0 };
         let u: Vec<_> = inputs.iter().map(|x| scaled(x, factor)).collect();
@@ -372,21 +373,29 @@ impl Case<'_> {
                 tolerance,
             );
         }
+        twin.input_grads.iter().map(Vec::is_empty).collect()
     }
 
-    /// Derivative along one random direction through inputs and parameters.
+    /// Derivative along one random direction through parameters and inputs,
+    /// other than the constant ones.
     fn finite_differences(
         &self,
         bench: &Bench,
         run: &Run,
-        inputs: &[Vec<f32>],
+        (inputs, constant): (&[Vec<f32>], &[bool]),
         params: &[Vec<f32>],
         seeds: &[Vec<f32>],
     ) {
         let step = 4e-3f32;
         let all: Vec<&Vec<f32>> = inputs.iter().chain(params).collect();
-        let directions: Vec<_> =
-            all.iter().enumerate().map(|(i, v)| values(900 + i as u32, v.len())).collect();
+        let directions: Vec<_> = all
+            .iter()
+            .enumerate()
+            .map(|(i, v)| match constant.get(i) {
+                Some(true) => vec![0.0; v.len()],
+                _ => values(900 + i as u32, v.len()),
+            })
+            .collect();
         let moved = |by: f32| -> Vec<Vec<f32>> {
             all.iter()
                 .zip(&directions)

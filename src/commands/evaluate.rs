@@ -1,0 +1,184 @@
+//! `demist evaluate`: how good a network is on images it was not trained on:
+//! losses by quarter of the timesteps, a classifier's accuracy on noised and
+//! clean images, the gain of a super-resolution network over interpolation.
+
+use super::images::{GivenImages, read_images};
+use super::latents::psnr;
+use super::sampling::{Draw, Want, draw, load, values};
+use super::{bar, check_batch, check_room, open_device, stop_on_ctrl_c};
+use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
+use demist::diffusion::SampleOptions;
+use demist::graph::FlatKind;
+use demist::model::ModelConfig;
+use demist::output::image::{from_u8, to_u8};
+use demist::reference::resize::{ResizeShape, area, bilinear};
+use demist::runtime::{Context, FlatBuffers, Pipelines};
+use demist::train::{Evaluation, Evaluator, StopFlag, TrainConfig, evaluation_params};
+use demist::{Error, Result};
+use std::path::PathBuf;
+
+/// Arguments of `evaluate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A network file.
+    file: PathBuf,
+    /// Images: a folder, an atlas .png with its .json, IDX files, an .npz of
+    /// samples (of which a classifier then says how many are what they should be).
+    data: PathBuf,
+    /// Images, spread over the set.
+    #[arg(short = 'n', long, default_value_t = 1000)]
+    count: usize,
+    /// Images computed at once.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Steps with which a super-resolution network draws.
+    #[arg(long, default_value = "10")]
+    steps: String,
+    /// Seed of timesteps and noise.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Evaluates and prints.
+pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+    if args.count == 0 || args.batch == 0 {
+        return Err(Error::Config("--count and --batch must be at least 1".into()));
+    }
+    let (info, file) = read_network(&args.file)?;
+    let (size, channels) = (info.model.image_size(), info.model.in_channels());
+    let given = read_images(&args.data, size, channels, args.count, &info)?;
+    if info.model.classes().is_some() && given.labels.is_none() {
+        return Err(Error::Config(format!(
+            "{} does not tell the classes of its images, which the network needs",
+            args.data.display()
+        )));
+    }
+    let stop = stop_on_ctrl_c()?;
+    let gpu = open_device(device)?;
+    let pipelines = Pipelines::new();
+    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+    let work = Work { ctx, args, info: &info, file: &file, given: &given, stop };
+    say!("{} images of {}", given.count, args.data.display());
+    match &info.model {
+        ModelConfig::Encoder(_) => {
+            print_accuracy("clean", &work.losses(false)?);
+            print_accuracy("noised", &work.losses(true)?);
+        }
+        ModelConfig::UNet(model) => {
+            print_losses(&work.losses(true)?);
+            if let Some(small) = model.small_size {
+                work.super_resolution(small)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is evaluated, and how.
+struct Work<'a> {
+    ctx: Context<'a>,
+    args: &'a Args,
+    info: &'a NetworkInfo,
+    file: &'a TensorFile,
+    given: &'a GivenImages,
+    stop: StopFlag,
+}
+
+impl Work<'_> {
+    /// The training losses of the averaged weights.
+    fn losses(&self, noised: bool) -> Result<Evaluation> {
+        let (ctx, info) = (self.ctx, self.info);
+        let batch = self.args.batch.min(self.given.count);
+        let config = TrainConfig {
+            micro_batch: batch,
+            batch_size: batch,
+            seed: self.args.seed,
+            noised,
+            ..info.training.clone()
+        };
+        check_batch(&ctx.gpu.caps, &info.model, batch)?;
+        let (params, layout) =
+            evaluation_params(&ctx.gpu.caps, &info.model, &info.diffusion, &config)?;
+        let values = values(&params, &self.args.file, info, self.file)?;
+        let flat = FlatBuffers::new(ctx.gpu, &layout, &[FlatKind::Weights])?;
+        flat.write(ctx.gpu, FlatKind::Weights, &params, &values)?;
+        let evaluator = Evaluator::new(
+            ctx,
+            &info.model,
+            &info.diffusion,
+            &config,
+            &flat,
+            FlatKind::Weights,
+        )?;
+        check_room(ctx.gpu, &evaluator.report(), 0)?;
+        let bar = bar(self.given.count as u64, "evaluating");
+        let len = self.given.pixels.len() / self.given.count;
+        let fetch = |i: usize, out: &mut [f32]| {
+            out.copy_from_slice(&self.given.pixels[i * len..(i + 1) * len]);
+            Ok(self.given.labels.as_ref().map_or(0, |l| l[i]))
+        };
+        let evaluation = evaluator.run(ctx, self.given.count, &fetch, &mut |done| {
+            bar.set_position(done as u64);
+            if self.stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
+        });
+        bar.finish_and_clear();
+        evaluation
+    }
+
+    /// Halves the images by areas, enlarges them, and compares with the
+    /// originals.
+    fn super_resolution(&self, small: usize) -> Result<()> {
+        let model = self.info.model.unet()?;
+        let (size, channels, count) = (model.image_size, model.in_channels, self.given.count);
+        let originals = &self.given.pixels;
+        // What a file would hold.
+        let (large, little) = ([size, size], [small, small]);
+        let down = ResizeShape { n: count, from: large, to: little, c: channels };
+        let low_res = from_u8(&to_u8(&area(&down, originals)));
+        let up = ResizeShape { n: count, from: little, to: large, c: channels };
+        let plain = bilinear(&up, &low_res);
+        let want = Want { batch: self.args.batch.min(count), ..Default::default() };
+        let loaded = load(self.ctx, &self.args.file, self.info.clone(), self.file, want)?;
+        let options = SampleOptions {
+            respacing: self.args.steps.clone(),
+            seed: self.args.seed,
+            ..Default::default()
+        };
+        let labels = self.given.labels.as_deref().filter(|_| model.num_classes.is_some());
+        let what = Draw {
+            count,
+            labels: labels.unwrap_or(&[]),
+            low_res: Some(&low_res),
+            ..Default::default()
+        };
+        let drawn = draw(self.ctx, &loaded, &options, what, &self.stop, "enlarging")?.images;
+        let bytes = |images: &[f32]| psnr(originals, &from_u8(&to_u8(images)));
+        say!("bilinear    {:.2} dB PSNR from {small}x{small}", bytes(&plain));
+        say!("network     {:.2} dB PSNR, {} steps", bytes(&drawn), self.args.steps);
+        Ok(())
+    }
+}
+
+fn print_accuracy(what: &str, e: &Evaluation) {
+    let percent = |name: &str| 100.0 * e.term(name).map_or(f64::NAN, |t| t.total);
+    say!(
+        "{what:<11} top-1 {:.2} %  top-5 {:.2} %  cross-entropy {:.4}",
+        percent("acc@1"),
+        percent("acc@5"),
+        e.loss()
+    );
+    if what == "noised"
+        && let Some(top1) = e.term("acc@1")
+    {
+        let quarters = top1.quartiles.map(|q| format!("{:.1} %", 100.0 * q));
+        say!("            top-1 by quarter of the timesteps: {}", quarters.join(", "));
+    }
+}
+
+fn print_losses(e: &Evaluation) {
+    say!("loss        {:.5}", e.loss());
+    for term in &e.terms {
+        let quarters = term.quartiles.map(|q| format!("{q:.5}"));
+        say!("{:<11} {:.5}  by quarter: {}", term.name, term.total, quarters.join(", "));
+    }
+}

@@ -1,0 +1,335 @@
+//! Options that the training commands share, and what they make of a new run.
+
+use super::train::{open_data, shorten};
+use super::{command_line, time_limit};
+use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info};
+use demist::data::Dataset;
+use demist::diffusion::{
+    DiffusionConfig, LossType, MeanType, NoiseSchedule, ScheduleSampler, SpacedSchedule, VarType,
+};
+use demist::model::ModelConfig;
+use demist::train::{RunOptions, TrainConfig};
+use demist::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Data")]
+pub struct DataArgs {
+    /// Side of the images; needed if they are not all square and of one size.
+    #[arg(long)]
+    pub image_size: Option<usize>,
+    /// 1 for grey, 3 for RGB; default is what the images have.
+    #[arg(long)]
+    pub channels: Option<usize>,
+    /// Mirror images at random.
+    #[arg(long)]
+    pub flip: bool,
+    /// Cut images at random, from up to a quarter around.
+    #[arg(long)]
+    pub random_crop: bool,
+    /// Images to evaluate on at intervals; the best network is kept.
+    #[arg(long, value_name = "DATA")]
+    pub validation: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Schedule {
+    /// Betas evenly spaced (DDPM).
+    Linear,
+    /// The signal follows a squared cosine (Improved DDPM).
+    Cosine,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Diffusion")]
+pub struct DiffusionArgs {
+    /// Timesteps to train for [default: 1000].
+    #[arg(long)]
+    pub diffusion_steps: Option<usize>,
+    /// How the noise grows [default: linear].
+    #[arg(long, value_enum)]
+    pub noise_schedule: Option<Schedule>,
+    /// Feed the network timesteps in thousandths of the process.
+    #[arg(long)]
+    pub rescale_timesteps: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Training")]
+pub struct TrainArgs {
+    /// Steps in all [default: 10000].
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Images in all, instead of steps.
+    #[arg(long, conflicts_with = "steps")]
+    pub images: Option<u64>,
+    /// Images a step.
+    #[arg(long, default_value_t = 16)]
+    pub batch_size: usize,
+    /// Images computed at once, to fit into memory [default: the batch].
+    #[arg(long)]
+    pub micro_batch: Option<usize>,
+    /// Learning rate.
+    #[arg(long, default_value_t = 2e-4, allow_negative_numbers = true)]
+    pub lr: f64,
+    /// Steps over which the rate rises.
+    #[arg(long, default_value_t = 0)]
+    pub lr_warmup: u64,
+    /// Let the rate fall linearly to zero at the last step.
+    #[arg(long)]
+    pub lr_anneal: bool,
+    /// Decoupled weight decay.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 does not clip.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    pub max_grad_norm: f64,
+    /// Decay of the averaged weights; several ("0.9999,0.999") keep several averages.
+    #[arg(long, value_delimiter = ',', default_value = "0.9999", allow_negative_numbers = true)]
+    pub ema_rate: Vec<f64>,
+    /// Draw timesteps in proportion to their loss instead of uniformly.
+    #[arg(long)]
+    pub loss_second_moment: bool,
+    /// Recompute as many levels as it takes to stay below this ("6GiB", "800MiB").
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Run")]
+pub struct RunArgs {
+    /// Run folder.
+    #[arg(short, long, default_value = "runs/latest")]
+    pub out: PathBuf,
+    /// Continue the run in the folder with its own options (only --steps,
+    /// intervals, --memory and the time limit can be changed).
+    #[arg(long)]
+    pub resume: bool,
+    /// Start from the weights of a network: a file of ours, of the reference
+    /// (.pt) or a diffusers folder.
+    #[arg(long, value_name = "NETWORK", conflicts_with = "resume")]
+    pub init: Option<PathBuf>,
+    /// Steps between rows of metrics.csv.
+    #[arg(long, default_value_t = 20)]
+    pub log_every: u64,
+    /// Steps between saves.
+    #[arg(long, default_value_t = 1000)]
+    pub save_every: u64,
+    /// Steps between sample grids; 0 for none.
+    #[arg(long, default_value_t = 1000)]
+    pub sample_every: u64,
+    /// Steps between evaluations.
+    #[arg(long, default_value_t = 500)]
+    pub eval_every: u64,
+    /// Validation images an evaluation looks at.
+    #[arg(long, default_value_t = 1000)]
+    pub eval_images: usize,
+    /// Stop after this many minutes, saving.
+    #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
+    pub time_limit: Option<f64>,
+}
+
+/// A number of bytes with a unit: "6GiB", "500MB", "123456".
+pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no number of bytes"))?;
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        other => return Err(format!("unknown unit {other:?}; write GiB, MiB, GB or MB")),
+    };
+    let bytes = number * unit;
+    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err("out of range".into()) }
+}
+
+impl DiffusionArgs {
+    /// The process, from `base` where nothing else was typed.
+    pub fn apply(&self, base: DiffusionConfig) -> Result<DiffusionConfig> {
+        let config = DiffusionConfig {
+            diffusion_steps: self.diffusion_steps.unwrap_or(base.diffusion_steps),
+            noise_schedule: match self.noise_schedule {
+                Some(Schedule::Linear) => NoiseSchedule::Linear,
+                Some(Schedule::Cosine) => NoiseSchedule::Cosine,
+                None => base.noise_schedule,
+            },
+            rescale_timesteps: self.rescale_timesteps || base.rescale_timesteps,
+            ..base
+        };
+        SpacedSchedule::new(&config, "")?;
+        Ok(config)
+    }
+}
+
+/// What the network predicts and what training minimises.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Objective")]
+pub struct ObjectiveArgs {
+    /// Predict the clean image instead of the noise.
+    #[arg(long)]
+    pub predict_xstart: bool,
+    /// Learn the variance between its bounds (twice the output channels).
+    #[arg(long)]
+    pub learn_sigma: bool,
+    /// Learn the logarithm of the variance directly.
+    #[arg(long, conflicts_with = "learn_sigma")]
+    pub learn_log_variance: bool,
+    /// Sample with the small fixed variance.
+    #[arg(long, conflicts_with_all = ["learn_sigma", "learn_log_variance"])]
+    pub sigma_small: bool,
+    /// Scale the variational bound beside the squared error to T/1000.
+    #[arg(long)]
+    pub rescale_learned_sigmas: bool,
+    /// Minimise the variational bound alone.
+    #[arg(long)]
+    pub use_kl: bool,
+}
+
+impl ObjectiveArgs {
+    pub fn apply(&self, mut config: DiffusionConfig) -> DiffusionConfig {
+        if self.predict_xstart {
+            config.mean_type = MeanType::XStart;
+        }
+        if self.learn_sigma {
+            config.var_type = VarType::LearnedRange;
+        } else if self.learn_log_variance {
+            config.var_type = VarType::Learned;
+        } else if self.sigma_small {
+            config.var_type = VarType::FixedSmall;
+        }
+        if self.use_kl {
+            config.loss_type = LossType::RescaledKl;
+        } else if self.rescale_learned_sigmas {
+            config.loss_type = LossType::RescaledMse;
+        }
+        config
+    }
+}
+
+impl TrainArgs {
+    /// The options of a new run.
+    pub fn config(&self, data: &DataArgs) -> Result<TrainConfig> {
+        let steps = match self.images {
+            Some(images) => images.div_ceil(self.batch_size.max(1) as u64),
+            None => self.steps.unwrap_or(10_000),
+        };
+        let sampler = if self.loss_second_moment {
+            ScheduleSampler::LossSecondMoment
+        } else {
+            ScheduleSampler::Uniform
+        };
+        let config = TrainConfig {
+            batch_size: self.batch_size,
+            micro_batch: self.micro_batch.unwrap_or(self.batch_size),
+            lr: self.lr,
+            lr_warmup: self.lr_warmup,
+            lr_anneal: self.lr_anneal,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            ema_rates: self.ema_rate.clone(),
+            steps,
+            seed: self.seed,
+            flip: data.flip,
+            random_crop: data.random_crop,
+            schedule_sampler: sampler,
+            ..Default::default()
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Changes what a resumed run may change.
+    pub fn resume(&self, config: &mut TrainConfig) {
+        if let Some(steps) = self.steps {
+            config.steps = steps;
+        } else if let Some(images) = self.images {
+            config.steps = images.div_ceil(config.batch_size as u64);
+        }
+    }
+}
+
+impl RunArgs {
+    /// What the run folder holds: the run to continue, or nothing where one starts.
+    pub fn saved(&self) -> Result<Option<NetworkInfo>> {
+        let state = self.out.join("state.safetensors");
+        match (self.resume, state.exists()) {
+            (true, true) => read_info(&state).map(Some),
+            (true, false) => {
+                Err(Error::file(&self.out, "holds no run that --resume could continue"))
+            }
+            (false, false) => Ok(None),
+            (false, true) => Err(Error::file(
+                &self.out,
+                "holds a run already; continue it with --resume or choose another --out",
+            )),
+        }
+    }
+
+    pub fn options(&self, validation: Option<Arc<Dataset>>) -> Result<RunOptions> {
+        Ok(RunOptions {
+            resume: self.resume,
+            validation,
+            eval_images: self.eval_images.max(1),
+            eval_every: self.eval_every,
+            log_every: self.log_every.max(1),
+            save_every: self.save_every,
+            sample_every: self.sample_every,
+            time_limit: self.time_limit.map(|m| time_limit(m, 60.0, "minutes")).transpose()?,
+            ..RunOptions::new(&self.out)
+        })
+    }
+}
+
+/// The validation set, which must have the classes of the training set.
+pub fn open_validation(
+    path: Option<&Path>,
+    size: usize,
+    channels: usize,
+    classes: &[String],
+) -> Result<Option<Arc<Dataset>>> {
+    let Some(path) = path else { return Ok(None) };
+    let set = open_data(path, Some(size), Some(channels), false)?;
+    if set.classes() != classes {
+        return Err(Error::Config(format!(
+            "the validation set has the classes {}, the training set {}",
+            shorten(set.classes()),
+            shorten(classes)
+        )));
+    }
+    Ok(Some(Arc::new(set)))
+}
+
+/// Everything a new run says about itself.
+pub fn new_info(
+    model: ModelConfig,
+    diffusion: DiffusionConfig,
+    training: TrainConfig,
+    dataset: &Dataset,
+    data: &Path,
+) -> NetworkInfo {
+    NetworkInfo {
+        model,
+        diffusion,
+        data: DataInfo {
+            classes: dataset.classes().to_vec(),
+            images: dataset.len(),
+            source: data.display().to_string(),
+        },
+        training,
+        progress: Progress::default(),
+        holds: "state".into(),
+        command: command_line(),
+        device: String::new(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}

@@ -1,0 +1,158 @@
+//! `demist train-classifier`: trains a classifier of noisy images, to guide
+//! sampling with.
+
+use super::options::{DataArgs, DiffusionArgs, RunArgs, TrainArgs, new_info};
+use super::train::{open_data, run_training};
+use demist::checkpoint::{NetworkInfo, read_any};
+use demist::data::Dataset;
+use demist::diffusion::DiffusionConfig;
+use demist::model::{
+    EncoderConfig, Hints, ModelConfig, Pool, default_encoder, encoder_preset, preset_names,
+};
+use demist::{Error, Result};
+use std::path::PathBuf;
+
+/// Arguments of `train-classifier`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Labelled images: a folder (classes by subfolder or by file name before
+    /// the first underscore), an atlas .png with its .json, or IDX files.
+    data: PathBuf,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    data_options: DataArgs,
+    #[command(flatten)]
+    model: ClassifierArgs,
+    #[command(flatten)]
+    diffusion: DiffusionArgs,
+    #[command(flatten)]
+    training: TrainArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Classifier (defaults depend on the image size)")]
+struct ClassifierArgs {
+    /// Start from a published classifier's options.
+    #[arg(long)]
+    preset: Option<String>,
+    /// Train on clean images instead of noised ones.
+    #[arg(long)]
+    clean: bool,
+    /// Base width; a multiple of 32.
+    #[arg(long)]
+    classifier_width: Option<usize>,
+    /// Residual blocks a level.
+    #[arg(long)]
+    classifier_depth: Option<usize>,
+    /// Image sizes at which blocks attend ("16,8").
+    #[arg(long, value_delimiter = ',')]
+    classifier_attention_resolutions: Option<Vec<usize>>,
+    /// How the last feature map becomes one vector.
+    #[arg(long, value_enum)]
+    classifier_pool: Option<PoolArg>,
+    /// Dropout probability in residual blocks.
+    #[arg(long, allow_negative_numbers = true)]
+    dropout: Option<f32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum PoolArg {
+    /// Mean of the last feature map.
+    Adaptive,
+    /// Attention from the mean to all positions.
+    Attention,
+    /// Channel means of every block.
+    Spatial,
+    /// The same with group norm.
+    SpatialV2,
+}
+
+/// Trains.
+pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+    let saved = args.run.saved()?;
+    if let Some(info) = &saved {
+        info.model.encoder()?;
+    }
+    let (info, initial) = match saved {
+        Some(mut info) => {
+            args.training.resume(&mut info.training);
+            (info, None)
+        }
+        None => start(args)?,
+    };
+    let options = (&args.data_options, &args.run);
+    run_training(device, info, initial, &args.data, options, args.training.memory)
+}
+
+fn start(args: &Args) -> Result<(NetworkInfo, Option<Vec<Vec<f32>>>)> {
+    let d = &args.data_options;
+    let preset = args.model.preset.as_deref();
+    let hints = Hints::default();
+    let base = args.run.init.as_deref().map(|path| read_any(path, preset, &hints)).transpose()?;
+    let size = d.image_size.or(base.as_ref().map(|b| b.model.image_size()));
+    let channels = d.channels.or(base.as_ref().map(|b| b.model.in_channels()));
+    let dataset = open_data(&args.data, size, channels, d.random_crop)?;
+    let classes = dataset.classes().len();
+    if classes < 2 {
+        return Err(Error::Config(format!(
+            "a classifier needs at least 2 classes, the data has {classes}"
+        )));
+    }
+    let model = match &base {
+        Some(b) => EncoderConfig { out_channels: classes, ..b.model.encoder()?.clone() },
+        None => encoder_config(&args.model, &dataset)?,
+    };
+    model.validate()?;
+    let process = base.as_ref().map_or_else(DiffusionConfig::default, |b| b.diffusion.clone());
+    let diffusion = args.diffusion.apply(process)?;
+    let mut training = args.training.config(d)?;
+    training.noised = !args.model.clean;
+    let model = ModelConfig::Encoder(model);
+    let initial = base.map(|b| b.initial(&model, training.seed)).transpose()?;
+    let initial = initial.map(|(values, fresh)| {
+        for name in fresh {
+            note!("{name} is not taken from the file: it begins anew");
+        }
+        values
+    });
+    Ok((new_info(model, diffusion, training, &dataset, &args.data), initial))
+}
+
+fn encoder_config(m: &ClassifierArgs, dataset: &Dataset) -> Result<EncoderConfig> {
+    let (size, channels, classes) = (dataset.size(), dataset.channels(), dataset.classes().len());
+    let mut c = match &m.preset {
+        Some(name) => encoder_preset(name).ok_or_else(|| {
+            Error::Config(format!(
+                "unknown classifier preset `{name}`; there are {}",
+                preset_names().join(", ")
+            ))
+        })?,
+        None => default_encoder(size, channels, classes),
+    };
+    if c.image_size != size {
+        return Err(Error::Config(format!(
+            "the preset is for images of {} pixels, the data has {size}; give --image-size {}",
+            c.image_size, c.image_size
+        )));
+    }
+    c.in_channels = channels;
+    c.out_channels = classes;
+    c.model_channels = m.classifier_width.unwrap_or(c.model_channels);
+    c.num_res_blocks = m.classifier_depth.unwrap_or(c.num_res_blocks);
+    c.dropout = m.dropout.unwrap_or(c.dropout);
+    if let Some(sizes) = &m.classifier_attention_resolutions {
+        c.attention_resolutions =
+            super::train::attention_factors(sizes, c.image_size, c.channel_mult.len())?;
+    }
+    if let Some(pool) = m.classifier_pool {
+        c.pool = match pool {
+            PoolArg::Adaptive => Pool::Adaptive,
+            PoolArg::Attention => Pool::Attention,
+            PoolArg::Spatial => Pool::Spatial,
+            PoolArg::SpatialV2 => Pool::SpatialV2,
+        };
+    }
+    Ok(c)
+}

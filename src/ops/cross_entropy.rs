@@ -1,0 +1,113 @@
+//! Cross-entropy of class scores, and whether they find the class:
+//!
+//! ```text
+//! loss[n] = log(sum over i of exp(logits[n, i])) - logits[n, labels[n]]
+//!         = -log p(labels[n] | n),
+//! top1[n], top5[n] = 1 if no, or fewer than five, logits of n exceed the label's, else 0.
+//! ```
+//!
+//! Backward keeps the logits and the loss, from which the softmax follows:
+//!     dlogits[n, i] = dy[n] * (exp(logits[n, i] - logits[n, label] - loss[n]) - [i = label]).
+//! The accuracies have no gradient.
+//!
+//! Seeded with dy = -scale instead of loss weights, the same backward walk gives
+//! a classifier's guidance, the gradient of scale * log p(y | x) (Dhariwal and
+//! Nichol 2021, section 4).
+
+use super::blocks::expect;
+use super::{LOOP_TURNS, groups};
+use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
+use crate::kernel::{Kernel, accumulate, read, write};
+use crate::{Error, Result, params};
+
+const OP: &str = "cross_entropy";
+
+params! {
+    struct Params { n: u32, k: u32 }
+}
+
+static FORWARD: Kernel = Kernel {
+    name: "cross_entropy",
+    source: include_str!("../../shaders/cross_entropy.wgsl"),
+    bindings: &[read("logits"), read("labels"), write("loss"), write("top1"), write("top5")],
+    params: Params::FIELDS,
+    defines: &[],
+};
+
+static BACKWARD: Kernel = Kernel {
+    name: "cross_entropy_backward",
+    source: include_str!("../../shaders/cross_entropy_backward.wgsl"),
+    bindings: &[read("logits"), read("labels"), read("loss"), read("dy"), accumulate("dlogits")],
+    params: Params::FIELDS,
+    defines: &["ACC"],
+};
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    vec![(&FORWARD, vec![vec![]]), (&BACKWARD, vec![vec![0], vec![1]])]
+}
+
+/// What [`cross_entropy`] returns, each `[n]`.
+#[derive(Debug, Clone, Copy)]
+pub struct CrossEntropy {
+    /// -log p(label).
+    pub loss: TensorId,
+    /// 1 where the label has the highest score, else 0.
+    pub top1: TensorId,
+    /// 1 where it is among the five highest, else 0.
+    pub top5: TensorId,
+}
+
+#[derive(Debug)]
+struct CrossEntropyOp {
+    params: Params,
+}
+
+/// Cross-entropy of `logits` [n, k] against `labels` `[n]` (u32, below k).
+///
+/// # Errors
+/// [`Error::Shape`] if the two do not fit.
+pub fn cross_entropy(g: &mut Graph, logits: TensorId, labels: TensorId) -> Result<CrossEntropy> {
+    let [n, k] = g.dims(OP, logits)?;
+    expect(g, OP, "logits", logits, DType::F32, &[n, k])?;
+    expect(g, OP, "labels", labels, DType::U32, &[n])?;
+    if n == 0 || k == 0 || k as u64 > LOOP_TURNS {
+        return Err(Error::shape(OP, format!("{n} rows of {k} classes")));
+    }
+    let op = CrossEntropyOp { params: Params { n: n as u32, k: k as u32 } };
+    let out = g.push(op, &[logits, labels], &[&[n], &[n], &[n]]);
+    Ok(CrossEntropy { loss: out[0], top1: out[1], top5: out[2] })
+}
+
+impl Op for CrossEntropyOp {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Params { n, k } = self.params;
+        let (i, o) = (&node.inputs, &node.outputs);
+        lower.launch(Launch {
+            kernel: &FORWARD,
+            defines: &[],
+            params: bytemuck::bytes_of(&self.params),
+            bindings: &[Some(i[0]), Some(i[1]), Some(o[0]), Some(o[1]), Some(o[2])],
+            groups: n.into(),
+            flops: 4 * u64::from(n) * u64::from(k),
+        })
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let Some((dlogits, acc)) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
+        let elements = u64::from(self.params.n) * u64::from(self.params.k);
+        let i = &node.inputs;
+        lower.launch(Launch {
+            kernel: &BACKWARD,
+            defines: &[acc.into()],
+            params: bytemuck::bytes_of(&self.params),
+            bindings: &[Some(i[0]), Some(i[1]), Some(node.outputs[0]), Some(dy), Some(dlogits)],
+            groups: groups(elements),
+            flops: 4 * elements,
+        })
+    }
+}

@@ -1,0 +1,281 @@
+//! The variational bound of one image at its timestep, in bits per dimension
+//! (Ho et al. 2020, eq. 5; Nichol and Dhariwal 2021, section 3):
+//!
+//! ```text
+//! t > 0:  mean of KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) / ln 2,
+//! t = 0: -mean of log p(x_0 | x_1) / ln 2.
+//! ```
+//!
+//! Both are normal distributions, p with the mean
+//! `coef1 * px0 + coef2 * x_t` of the predicted image px0 (`out`, or
+//! `sqrt(1/abar) * x_t - sqrt(1/abar - 1) * out` if it predicts the noise;
+//! clamped to [-1, 1] if asked). With d = log of p's variance over q's, fixed
+//! or a line in the network's variance channel v (`d = a + b * v`), and 1/s q's
+//! inverse standard deviation:
+//!
+//! ```text
+//! KL = (d + exp(-d) - 1 + exp(-d) * (coef1 * (x_0 - px0) / s)^2) / 2,
+//! dKL/dd   = (1 - exp(-d) - exp(-d) * (coef1 * (x_0 - px0) / s)^2) / 2,
+//! dKL/dpx0 = -exp(-d) * coef1^2 * (x_0 - px0) / s^2.
+//! ```
+//!
+//! At t = 0 the image is one of 256 levels, whose probability is the normal
+//! distribution's over a bin of +-1/255, and over all that is left at the
+//! ends. Its cumulative distribution is approximated as
+//! `cdf(u) = (1 + tanh(sqrt(2/pi) * (u + 0.044715 u^3))) / 2`, which is the
+//! logistic function of `g(u) = sqrt(8/pi) * (u + 0.044715 u^3)`. So with u+
+//! and u- the bin's edges in standard deviations, `a = g(u+)`, `b = g(u-)`:
+//!
+//! ```text
+//! log(cdf(u+) - cdf(u-)) = log S(a) + log S(-b) + log(1 - exp(b - a)),
+//! ```
+//!
+//! S the logistic function, in which nothing cancels: float32 resolves
+//! probabilities down to the limit of 1e-12 below which the logarithm stays
+//! that of 1e-12 and has no gradient (taken by its definition, the difference
+//! is lost below 3e-8).
+//!
+//! Gradients reach `out` only. [`VlbOptions::mean_gradient`] says whether they
+//! reach the image channels too (where the bound is the whole loss) or the
+//! variance channels alone (where the mean is trained by another loss; Nichol
+//! and Dhariwal 2021, section 3.1). Backward keeps the inputs and recomputes.
+
+use super::blocks::{Blocks, expect};
+use super::gaussian::no_gradient;
+use super::sum_rows;
+use crate::diffusion::{MeanType, VLB_COEFS, VarType};
+use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
+use crate::kernel::{Kernel, accumulate, read, write};
+use crate::{Result, params};
+
+params! {
+    struct Params {
+        n: u32, len: u32, blocks: u32, splits: u32, blocks_per_split: u32, c: u32, wide: u32,
+        predicts_x0: u32, clip: u32, scale: f32,
+    }
+}
+
+params! {
+    struct BackwardParams {
+        n: u32, len: u32, blocks: u32, c: u32, wide: u32,
+        predicts_x0: u32, clip: u32, mean_gradient: u32, scale: f32,
+    }
+}
+
+static VLB: Kernel = Kernel {
+    name: "vlb",
+    source: include_str!("../../shaders/vlb.wgsl"),
+    bindings: &[
+        read("out"),
+        read("x0"),
+        read("x_t"),
+        read("coefs"),
+        read("noise").when("LIKELIHOOD"),
+        write("partial"),
+    ],
+    params: Params::FIELDS,
+    defines: &["VEC", "LEARNED", "LIKELIHOOD"],
+};
+
+static VLB_BACKWARD: Kernel = Kernel {
+    name: "vlb_backward",
+    source: include_str!("../../shaders/vlb_backward.wgsl"),
+    bindings: &[
+        read("out"),
+        read("x0"),
+        read("x_t"),
+        read("coefs"),
+        read("dy"),
+        accumulate("dout"),
+    ],
+    params: BackwardParams::FIELDS,
+    defines: &["VEC", "LEARNED", "ACC"],
+};
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let bit = |i: i64, k: u32| (i >> k) & 1;
+    let triples = || (0..8).map(|i| vec![bit(i, 0), bit(i, 1), bit(i, 2)]).collect();
+    vec![(&VLB, triples()), (&VLB_BACKWARD, triples())]
+}
+
+/// Blocks of four elements per workgroup: an image of 64 x 64 x 3 takes one.
+const BLOCKS_PER_SPLIT: u32 = 4096;
+
+/// What the network predicts and how the bound is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VlbOptions {
+    /// What the first channels predict.
+    pub mean_type: MeanType,
+    /// Whether further channels predict the variance; the coefficients must be
+    /// made for the same type.
+    pub var_type: VarType,
+    /// Whether the image channels get a gradient.
+    pub mean_gradient: bool,
+    /// Whether the predicted image is clamped to [-1, 1].
+    pub clip: bool,
+}
+
+#[derive(Debug)]
+struct Vlb {
+    /// Division of the image.
+    blocks: Blocks,
+    c: u32,
+    options: VlbOptions,
+    /// Whether the squared errors are wanted too.
+    likelihood: bool,
+}
+
+/// The operands of both ops.
+fn checked(
+    g: &Graph,
+    op: &'static str,
+    [out, x0, x_t, coefs]: [TensorId; 4],
+    options: VlbOptions,
+) -> Result<(Blocks, [usize; 4])> {
+    let shape = g.dims::<4>(op, x0)?;
+    let [n, h, w, c] = shape;
+    let wide = if options.var_type.is_learned() { 2 * c } else { c };
+    expect(g, op, "x0", x0, DType::F32, &shape)?;
+    expect(g, op, "x_t", x_t, DType::F32, &shape)?;
+    expect(g, op, "out", out, DType::F32, &[n, h, w, wide])?;
+    expect(g, op, "coefs", coefs, DType::F32, &[n, VLB_COEFS])?;
+    Ok((Blocks::of(op, &shape)?, shape))
+}
+
+/// The term of the variational bound of each image, `[n]`, in bits per
+/// dimension, from the network's output `out` [n, h, w, c], or [n, h, w, 2 c]
+/// with a learned variance, the clean image `x0` and the noisy one `x_t`
+/// [n, h, w, c], and `coefs` [n, [`VLB_COEFS`]], of which
+/// [`crate::diffusion::Tables::vlb_coefs`] gives a row. Only `out` gets a
+/// gradient.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if an operand does not fit.
+pub fn vlb(
+    g: &mut Graph,
+    out: TensorId,
+    x0: TensorId,
+    x_t: TensorId,
+    coefs: TensorId,
+    options: VlbOptions,
+) -> Result<TensorId> {
+    let (blocks, [n, .., c]) = checked(g, "vlb", [out, x0, x_t, coefs], options)?;
+    let op = Vlb { blocks, c: c as u32, options, likelihood: false };
+    Ok(g.push(op, &[out, x0, x_t, coefs], &[&[n]])[0])
+}
+
+/// As [`vlb`], and how far the prediction is off: [n, 3] with the term in bits
+/// per dimension, the mean squared error of the predicted image, and the one
+/// of the noise that follows from it and x_t, against `noise` [n, h, w, c].
+/// Without a gradient.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if an operand does not fit.
+pub fn likelihood_terms(
+    g: &mut Graph,
+    out: TensorId,
+    x0: TensorId,
+    x_t: TensorId,
+    noise: TensorId,
+    coefs: TensorId,
+    options: VlbOptions,
+) -> Result<TensorId> {
+    const OP: &str = "likelihood_terms";
+    let (blocks, shape) = checked(g, OP, [out, x0, x_t, coefs], options)?;
+    expect(g, OP, "noise", noise, DType::F32, &shape)?;
+    let op = Vlb { blocks, c: shape[3] as u32, options, likelihood: true };
+    Ok(g.push(op, &[out, x0, x_t, coefs, noise], &[&[shape[0], 3]])[0])
+}
+
+impl Vlb {
+    fn learned(&self) -> bool {
+        self.options.var_type.is_learned()
+    }
+
+    fn wide(&self) -> u32 {
+        if self.learned() { 2 * self.c } else { self.c }
+    }
+
+    fn predicts_x0(&self) -> u32 {
+        (self.options.mean_type == MeanType::XStart).into()
+    }
+}
+
+impl Op for Vlb {
+    fn name(&self) -> &'static str {
+        if self.likelihood { "likelihood_terms" } else { "vlb" }
+    }
+
+    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        let Blocks { n, len, blocks } = self.blocks;
+        let splits = blocks.div_ceil(BLOCKS_PER_SPLIT);
+        let p = Params {
+            n,
+            len,
+            blocks,
+            splits,
+            blocks_per_split: blocks.div_ceil(splits),
+            c: self.c,
+            wide: self.wide(),
+            predicts_x0: self.predicts_x0(),
+            clip: self.options.clip.into(),
+            scale: 1.0 / len as f32,
+        };
+        let y = node.outputs[0];
+        let terms = if self.likelihood { 3 } else { 1 };
+        let [rows, columns] = [n as usize, splits as usize];
+        let partial = if splits == 1 { y } else { lower.temp("partial", &[rows, columns, terms]) };
+        let i = &node.inputs;
+        lower.launch(Launch {
+            kernel: &VLB,
+            defines: &[self.blocks.vec(), self.learned(), self.likelihood].map(i64::from),
+            params: bytemuck::bytes_of(&p),
+            bindings: &[
+                Some(i[0]),
+                Some(i[1]),
+                Some(i[2]),
+                Some(i[3]),
+                i.get(4).copied(),
+                Some(partial),
+            ],
+            groups: u64::from(n) * u64::from(splits),
+            flops: 40 * self.blocks.elements(),
+        })?;
+        match splits {
+            1 => Ok(()),
+            _ => sum_rows(lower, partial, [rows, columns, terms], (y, false)),
+        }
+    }
+
+    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
+        if self.likelihood {
+            return Err(no_gradient("likelihood_terms"));
+        }
+        if !self.learned() && !self.options.mean_gradient {
+            return Ok(());
+        }
+        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let Some((dout, acc)) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
+        let Blocks { n, len, blocks } = self.blocks;
+        let p = BackwardParams {
+            n,
+            len,
+            blocks,
+            c: self.c,
+            wide: self.wide(),
+            predicts_x0: self.predicts_x0(),
+            clip: self.options.clip.into(),
+            mean_gradient: self.options.mean_gradient.into(),
+            scale: (1.0 / (std::f64::consts::LN_2 * f64::from(len))) as f32,
+        };
+        let i = &node.inputs;
+        lower.launch(Launch {
+            kernel: &VLB_BACKWARD,
+            defines: &[self.blocks.vec(), self.learned(), acc].map(i64::from),
+            params: bytemuck::bytes_of(&p),
+            bindings: &[Some(i[0]), Some(i[1]), Some(i[2]), Some(i[3]), Some(dy), Some(dout)],
+            groups: self.blocks.groups(),
+            flops: 40 * self.blocks.elements(),
+        })
+    }
+}
