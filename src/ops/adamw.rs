@@ -124,11 +124,11 @@ pub struct OptimizerTensors {
     pub norm: TensorId,
 }
 
-/// Emits the gradient norm and the update of every chunk. Needs
-/// weights, gradients, both moments and the first average allocated with
-/// `layout`, [`FlatKind::Half`] if parameters are read as half, and with a scale
-/// [`FlatKind::LossScale`]. `loss_scaled` says that the
-/// gradients are those of a loss times [`super::loss_scale`].
+/// Emits the gradient norm and the update of every chunk. Needs weights,
+/// gradients, both moments and the first average allocated with `layout`, and
+/// [`FlatKind::Half`] if parameters are read as half. `loss_scaled` says that the
+/// gradients are those of a loss times [`super::loss_scale`], whose
+/// [`FlatKind::LossScale`] is then needed too.
 ///
 /// # Errors
 /// [`crate::Error::Kernel`] if a launch does not fit its kernel.
