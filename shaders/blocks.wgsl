@@ -5,7 +5,7 @@
    tensor has p.wide channels, of which indices count p.c only: the first ones,
    or under another `alias` those that lie `offset` elements further on. With
    `half` the tensor holds halves, and images are multiples of four elements. -#}
-{% macro load(name, vec, wide=0, half=0, alias="", offset="") %}
+{% macro load(name, vec, wide=0, alias="", offset="", half=0) %}
 fn load_{{ alias or name }}(start: u32, last: u32) -> vec4<f32> {
 {% if half %}
     return unpack4({{ name }}[start >> 2u]);

@@ -11,7 +11,7 @@ use demist::model::{
     EncoderConfig, Pool, UNetConfig, UNetInputs, build, build_encoder, default_encoder,
     default_model, initialise,
 };
-use demist::ops::{self, AdamW, LossScale, OPTIMIZER_KINDS, OptimizerTensors};
+use demist::ops::{self, AdamW, LossScale, OptimizerTensors};
 use demist::reference::{cast, loss_scale};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use harness::{device, rel_err, values};
@@ -119,6 +119,19 @@ struct Trainer {
     steps: u64,
 }
 
+const EMA: FlatKind = FlatKind::Ema(0);
+
+const KINDS: [FlatKind; 8] = [
+    FlatKind::Weights,
+    FlatKind::Grads,
+    FlatKind::ExpAvg,
+    FlatKind::ExpAvgSq,
+    EMA,
+    FlatKind::Half,
+    FlatKind::HalfEma(0),
+    FlatKind::LossScale,
+];
+
 const ADAM: AdamW = AdamW {
     lr: 2e-3,
     beta1: 0.9,
@@ -135,11 +148,9 @@ impl Trainer {
         let net = Net::new(config, half);
         let plan = net.training_plan(scaled);
         let layout = plan.params.clone();
-        let mut kinds = OPTIMIZER_KINDS.to_vec();
-        kinds.push(FlatKind::HalfEma);
-        let flat = FlatBuffers::new(gpu, &layout, &kinds).unwrap();
+        let flat = FlatBuffers::new(gpu, &layout, &KINDS).unwrap();
         let weights = net.weights();
-        for kind in [FlatKind::Weights, FlatKind::Ema(0)] {
+        for kind in [FlatKind::Weights, EMA] {
             flat.write(gpu, kind, &net.graph.params, &weights).unwrap();
         }
         flat.write_loss_scale(gpu, LossScale::default().state()).unwrap();
@@ -260,7 +271,7 @@ fn scaling_is_exact_in_32_bits() {
     let run = |scaled| {
         let mut trainer = Trainer::new(&config(true), false, scaled);
         let steps: Vec<_> = (0..3).map(|_| trainer.step()).collect();
-        (steps, trainer.read(FlatKind::Weights), trainer.read(FlatKind::Ema(0)))
+        (steps, trainer.read(FlatKind::Weights), trainer.read(EMA))
     };
     assert!(run(true) == run(false));
 }
@@ -271,7 +282,7 @@ fn an_overflow_lowers_the_scale_and_changes_nothing_else() {
     trainer.step();
     // Seeds of 2^38 overflow in half; from some 2^20 on they do not.
     trainer.set_scale(40.0, 0.25);
-    let kinds = [FlatKind::Weights, FlatKind::ExpAvg, FlatKind::ExpAvgSq, FlatKind::Ema(0)];
+    let kinds = [FlatKind::Weights, FlatKind::ExpAvg, FlatKind::ExpAvgSq, EMA];
     let state = |t: &Trainer| (kinds.map(|k| t.read(k)), t.read(FlatKind::Half));
     let before = state(&trainer);
     let mut lg = 40.0;
@@ -316,7 +327,7 @@ fn packed_weights_are_the_rounded_masters() {
         whole
     };
     let uploaded = check(&trainer, FlatKind::Weights);
-    check(&trainer, FlatKind::Ema(0));
+    check(&trainer, EMA);
     trainer.step();
     trainer.step();
     assert!(check(&trainer, FlatKind::Weights) != uploaded);
@@ -324,11 +335,11 @@ fn packed_weights_are_the_rounded_masters() {
     let gpu = &device().0;
     let graph = Graph::new();
     let mut lower = Lower::new(&graph, &gpu.caps);
-    ops::pack_weights(&mut lower, trainer.flat.layout(), FlatKind::Ema(0)).unwrap();
+    ops::pack_weights(&mut lower, trainer.flat.layout(), EMA).unwrap();
     assert!(ops::pack_weights(&mut lower, trainer.flat.layout(), FlatKind::Grads).is_err());
     let plan = Plan::new(&graph, lower, &[], PlanOptions::default()).unwrap();
     compile(plan, &trainer.flat, FlatKind::Weights).run(gpu).unwrap();
-    assert!(check(&trainer, FlatKind::Ema(0)) != uploaded);
+    assert!(check(&trainer, EMA) != uploaded);
 }
 
 /// The same network in either precision runs on the buffers of a training in
@@ -349,8 +360,8 @@ fn inference_reads_the_copies_it_needs() {
     small.write(gpu, FlatKind::Weights, &half.graph.params, &half.weights()).unwrap();
     let out = run(&half, &small, FlatKind::Weights);
     assert!(out == run(&half, &trainer.flat, FlatKind::Weights));
-    assert!(out == run(&half, &trainer.flat, FlatKind::Ema(0)));
-    let whole = run(&full, &trainer.flat, FlatKind::Ema(0));
+    assert!(out == run(&half, &trainer.flat, EMA));
+    let whole = run(&full, &trainer.flat, EMA);
     let e = rel_err(&out, &whole);
     assert!(e > 1e-6 && e < 4e-3, "{e:.2e}");
     // There are no 32-bit copies of the packed weights.

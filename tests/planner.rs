@@ -125,6 +125,26 @@ fn parameters_lie_aligned_in_chunks() {
 }
 
 #[test]
+fn parameters_that_are_read_as_half_lie_first() {
+    let mut g = Graph::new();
+    let mut add = |len: usize, dtype| {
+        let shape = vec![len];
+        let (layout, init) = (FileLayout::Plain, Init::Zeros);
+        g.param_as(ParamInfo { name: format!("p{len}"), shape, layout, init }, dtype);
+    };
+    for (len, dtype) in [(65, DType::F32), (132, DType::F16), (4, DType::F32), (8, DType::F16)] {
+        add(len, dtype);
+    }
+    assert_eq!(g.packed_params(), [false, true, false, true]);
+    let layout = ParamLayout::of(&g, 4096);
+    // Starts are multiples of 256 bytes in either form.
+    assert_eq!(layout.places, [(1, 0), (0, 0), (1, 128), (0, 256)]);
+    assert_eq!((&layout.chunks[..], layout.packed), (&[384, 192][..], 1));
+    assert_eq!((layout.bytes(), layout.packed_bytes()), (4 * 576, 2 * 384));
+    assert_eq!(layout.inference_bytes(), 2 * 384 + 4 * 192);
+}
+
+#[test]
 fn weights_survive_the_way_to_the_device_and_back() {
     let info = |shape: &[usize], layout| ParamInfo {
         name: "w".into(),

@@ -21,8 +21,8 @@ pub enum FlatKind {
     Ema(u8),
     /// Half-precision copy of the packed chunks of the weights.
     Half,
-    /// The same of the first moving average.
-    HalfEma,
+    /// The same of moving average number `0`.
+    HalfEma(u8),
     /// One chunk of four floats: the state of the loss scale, see
     /// [`crate::ops::LossScale`].
     LossScale,
@@ -33,7 +33,7 @@ impl FlatKind {
     pub fn half(self) -> Option<FlatKind> {
         match self {
             FlatKind::Weights => Some(FlatKind::Half),
-            FlatKind::Ema(0) => Some(FlatKind::HalfEma),
+            FlatKind::Ema(i) => Some(FlatKind::HalfEma(i)),
             _ => None,
         }
     }
@@ -45,7 +45,7 @@ impl FlatKind {
 
     /// Whether it holds halves, and of packed chunks only.
     pub fn is_half(self) -> bool {
-        matches!(self, FlatKind::Half | FlatKind::HalfEma)
+        matches!(self, FlatKind::Half | FlatKind::HalfEma(_))
     }
 }
 

@@ -16,8 +16,8 @@ const INCLUDES: &[(&str, &str)] = &[
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
     ("power.wgsl", include_str!("../../shaders/power.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
-    ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
     ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
+    ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
 ];
 
 /// Renders `kernel`'s template with one value per define.

@@ -114,18 +114,6 @@ impl AdamW {
     }
 }
 
-/// The flat buffers that training with [`optimizer_step`] needs. Without
-/// packed parameters the packed kind takes no memory.
-pub const OPTIMIZER_KINDS: [FlatKind; 7] = [
-    FlatKind::Weights,
-    FlatKind::Grads,
-    FlatKind::ExpAvg,
-    FlatKind::ExpAvgSq,
-    FlatKind::Ema(0),
-    FlatKind::Half,
-    FlatKind::LossScale,
-];
-
 /// What the host sees of an optimizer step.
 #[derive(Debug, Clone, Copy)]
 pub struct OptimizerTensors {
@@ -136,9 +124,11 @@ pub struct OptimizerTensors {
     pub norm: TensorId,
 }
 
-/// Emits the gradient norm and the update of every chunk. Needs
-/// [`OPTIMIZER_KINDS`] allocated with `layout`. `loss_scaled` says that the
-/// gradients are those of a loss times [`super::loss_scale`].
+/// Emits the gradient norm and the update of every chunk. Needs weights,
+/// gradients, both moments and the first average allocated with `layout`, and
+/// [`FlatKind::Half`] if parameters are read as half. `loss_scaled` says that the
+/// gradients are those of a loss times [`super::loss_scale`], whose
+/// [`FlatKind::LossScale`] is then needed too.
 ///
 /// # Errors
 /// [`crate::Error::Kernel`] if a launch does not fit its kernel.

@@ -457,8 +457,8 @@ impl Op for GroupNormOp {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
         let sums = self.sums(lower, node, dy)?;
-        // What nobody wants (of frozen parameters, of an x with which a network
-        // begins) is no case worth a variant.
+        // What nobody wants (frozen parameters, the image itself) is written all
+        // the same: it is no case worth a variant.
         let mut target =
             |id, name| lower.grad_target(id).unwrap_or_else(|| (lower.temp_like(name, id), false));
         let (dweight, acc_params) = target(weight, "dweight");

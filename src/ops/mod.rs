@@ -33,7 +33,7 @@ mod silu;
 mod timestep_embedding;
 mod vlb;
 
-pub use adamw::{AdamW, OPTIMIZER_KINDS, OptimizerTensors, optimizer_step};
+pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
 pub use add::{add, add_into};
 pub use attention::{AttentionOrder, attention};
 pub use cast::{cast, pack_weights};
@@ -101,11 +101,11 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(label_embedding::kernels());
     all.extend(timestep_embedding::kernels());
     all.extend(loss::kernels());
+    all.extend(loss_scale::kernels());
     all.extend(vlb::kernels());
     all.extend(cross_entropy::kernels());
     all.extend(loss_stats::kernels());
     all.extend(repeat::kernels());
-    all.extend(loss_scale::kernels());
     all.extend(gaussian::kernels());
     all.extend(q_sample::kernels());
     all.extend(denoise::kernels());

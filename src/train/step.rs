@@ -285,7 +285,7 @@ impl TrainStep {
         let mut kinds = state_kinds(config.ema_rates.len());
         kinds.push(FlatKind::Grads);
         if config.half {
-            kinds.extend([FlatKind::Half, FlatKind::HalfEma, FlatKind::LossScale]);
+            kinds.extend([FlatKind::Half, FlatKind::LossScale]);
         }
         let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds)?;
         let first = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
