@@ -17,7 +17,6 @@ pub mod train;
 pub mod train_classifier;
 
 use demist::gpu::{Caps, Gpu, human_bytes};
-use demist::graph::PlanReport;
 use demist::model::ModelConfig;
 use demist::train::StopFlag;
 use demist::{Error, Result};
@@ -57,11 +56,10 @@ fn check_batch(caps: &Caps, model: &ModelConfig, batch: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a plan with `copies` of the parameters that exceeds the memory of a
+/// Refuses a plan that needs more bytes than the memory of a
 /// software device. Other drivers refuse by themselves; there the system would
 /// end the program.
-fn check_room(gpu: &Gpu, report: &PlanReport, copies: u64) -> Result<()> {
-    let needed = report.slots + report.pinned + copies * report.params;
+fn check_room(gpu: &Gpu, needed: u64) -> Result<()> {
     match memory_available() {
         Some(offered) if gpu.caps.software && needed > offered => Err(Error::Memory(format!(
             "the plan needs {}, the machine has {} available; use a smaller batch",

@@ -43,6 +43,9 @@ pub struct Args {
     /// Show so many predicted clean images on the way, one row an image.
     #[arg(long, value_name = "COLUMNS")]
     strip: Option<usize>,
+    /// Compute in half precision: half the memory, and on a GPU less time.
+    #[arg(long)]
+    half: bool,
     /// Images computed at once.
     #[arg(long, default_value_t = 8)]
     batch: usize,
@@ -182,6 +185,7 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         keep_x0: args.strip.is_some(),
         classifier_free: args.guidance.is_classifier_free(),
         classifier: args.guidance.classifier.as_deref(),
+        half: args.half,
     };
     let loaded = load(ctx, &args.file, info, &file, want)?;
     let what = Draw {
@@ -264,7 +268,7 @@ fn enlarge(
             path,
             info.clone(),
             &file,
-            Want { batch: args.batch.min(count), ..Default::default() },
+            Want { batch: args.batch.min(count), half: args.half, ..Default::default() },
         )?;
         let low_res = from_u8(&pixels);
         let options = SampleOptions {

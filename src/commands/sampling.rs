@@ -35,6 +35,8 @@ pub struct Want<'a> {
     pub classifier_free: bool,
     /// A classifier to guide with.
     pub classifier: Option<&'a Path>,
+    /// Half precision.
+    pub half: bool,
 }
 
 /// A network's values in device layout: of a run's state the averaged ones.
@@ -55,8 +57,9 @@ pub fn upload(
     params: &[ParamInfo],
     values: &[Vec<f32>],
 ) -> Result<FlatBuffers> {
-    check_room(ctx.gpu, &plan.report(), 1)?;
-    let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights])?;
+    let report = plan.report();
+    check_room(ctx.gpu, report.slots + report.pinned + report.params_inference)?;
+    let flat = FlatBuffers::inference(ctx.gpu, &plan.params)?;
     flat.write(ctx.gpu, FlatKind::Weights, params, values)?;
     Ok(flat)
 }
@@ -80,6 +83,7 @@ pub fn load(
         keep_x0: want.keep_x0,
         guided: guide.is_some(),
         classifier_free: want.classifier_free,
+        half: want.half,
     };
     let model = info.model.unet().map_err(|e| Error::file(path, e.to_string()))?;
     let wiring = SamplingGraph::new(model, want.batch, needs)?;

@@ -5,12 +5,14 @@ use super::options::{
     DataArgs, DiffusionArgs, ObjectiveArgs, RunArgs, TrainArgs, new_info, open_validation,
 };
 use super::{bar, check_batch, check_room, open_device, stop_on_ctrl_c};
-use demist::checkpoint::{NetworkInfo, read_any};
+use demist::checkpoint::{Imported, NetworkInfo, read_any};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, VarType};
 use demist::model::{Hints, ModelConfig, UNetConfig, default_model, preset, preset_names};
 use demist::runtime::{Context, Pipelines};
-use demist::train::{Event, RunOptions, TermSum, TrainOutcome, fit_memory, memory_need, train};
+use demist::train::{
+    Event, RunOptions, TermSum, TrainConfig, TrainOutcome, fit_memory, memory_need, train,
+};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,28 +91,58 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     if let Some(info) = &saved {
         info.model.unet()?;
     }
-    let (info, initial) = match saved {
-        Some(mut info) => {
-            args.training.resume(&mut info.training);
-            (info, None)
-        }
+    let start = match saved {
+        Some(info) => Start::again(info, &args.training, &args.data)?,
         None => start(args)?,
     };
-    run_training(
-        device,
-        info,
-        initial,
-        &args.data,
-        (&args.data_options, &args.run),
-        args.training.memory,
-    )
+    let options = (&args.data_options, &args.run);
+    run_training(device, start, &args.data, options, args.training.memory)
+}
+
+/// What a run begins or goes on with.
+pub struct Start {
+    pub info: NetworkInfo,
+    pub dataset: Dataset,
+    /// Weights in device layout, if they are not drawn.
+    pub initial: Option<Vec<Vec<f32>>>,
+}
+
+impl Start {
+    /// Goes on with a saved run.
+    pub fn again(mut info: NetworkInfo, training: &TrainArgs, data: &Path) -> Result<Start> {
+        training.resume(&mut info.training);
+        let (size, channels) = (info.model.image_size(), info.model.in_channels());
+        let dataset = open_data(data, Some(size), Some(channels), info.training.random_crop)?;
+        check_classes(&info, &dataset)?;
+        Ok(Start { info, dataset, initial: None })
+    }
+
+    /// A new run of a described network, from the weights of `base` where there
+    /// is one.
+    pub fn new(
+        (model, diffusion, training): (ModelConfig, DiffusionConfig, TrainConfig),
+        base: Option<&Imported>,
+        dataset: Dataset,
+        data: &Path,
+    ) -> Result<Start> {
+        model.validate()?;
+        training.validate()?;
+        let initial = base.map(|b| b.initial(&model, training.seed)).transpose()?;
+        let initial = initial.map(|(values, fresh)| {
+            for name in fresh {
+                note!("{name} is not taken from the file: it begins anew");
+            }
+            values
+        });
+        let info = new_info(model, diffusion, training, &dataset, data);
+        Ok(Start { info, dataset, initial })
+    }
 }
 
 /// Everything after the options: shared by all kinds of networks.
 pub fn run_training(
     device: Option<&str>,
-    mut info: NetworkInfo,
-    initial: Option<Vec<Vec<f32>>>,
+    Start { mut info, dataset, initial }: Start,
     data: &Path,
     (data_options, run): (&DataArgs, &RunArgs),
     memory: Option<u64>,
@@ -119,8 +151,6 @@ pub fn run_training(
         return Err(Error::Config("--steps must be at least 1".into()));
     }
     let (size, channels) = (info.model.image_size(), info.model.in_channels());
-    let dataset = open_data(data, Some(size), Some(channels), info.training.random_crop)?;
-    check_classes(&info, &dataset)?;
     let validation =
         open_validation(data_options.validation.as_deref(), size, channels, dataset.classes())?;
     let options = RunOptions { initial, ..run.options(validation)? };
@@ -140,52 +170,36 @@ pub fn run_training(
     Ok(())
 }
 
-/// A new run's description and, if it does not start from chance, its weights.
-fn start(args: &Args) -> Result<(NetworkInfo, Option<Vec<Vec<f32>>>)> {
+fn start(args: &Args) -> Result<Start> {
     let d = &args.data_options;
-    let base = args
-        .run
-        .init
-        .as_deref()
-        .map(|path| read_any(path, args.model.preset.as_deref(), &Hints::default()))
-        .transpose()?;
+    let preset = args.model.preset.as_deref();
+    let hints = Hints::default();
+    let base = args.run.init.as_deref().map(|path| read_any(path, preset, &hints)).transpose()?;
     let size = d.image_size.or(base.as_ref().map(|b| b.model.image_size()));
     let channels = d.channels.or(base.as_ref().map(|b| b.model.in_channels()));
     let dataset = open_data(&args.data, size, channels, d.random_crop)?;
     let process = base.as_ref().map_or_else(DiffusionConfig::default, |b| b.diffusion.clone());
     let diffusion = args.objective.apply(args.diffusion.apply(process)?);
     let model = match &base {
-        Some(base) => adapt(base.model.unet()?, &args.model, &dataset)?,
+        Some(base) => adapt(base.model.unet()?, &args.model, &dataset),
         None => model_config(&args.model, &dataset, diffusion.var_type)?,
     };
-    model.validate()?;
     let mut training = args.training.config(d)?;
     training.label_dropout = args.model.label_dropout;
-    training.validate()?;
-    let model = ModelConfig::UNet(model);
-    let initial = match &base {
-        Some(base) => {
-            let (values, fresh) = base.initial(&model, training.seed)?;
-            for name in fresh {
-                note!("{name} is not taken from the file: it begins anew");
-            }
-            Some(values)
-        }
-        None => None,
-    };
-    Ok((new_info(model, diffusion, training, &dataset, &args.data), initial))
+    let described = (ModelConfig::UNet(model), diffusion, training);
+    Start::new(described, base.as_ref(), dataset, &args.data)
 }
 
 /// An imported network for the classes of the data.
-fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset) -> Result<UNetConfig> {
+fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset) -> UNetConfig {
     let classes = dataset.classes().len();
-    Ok(UNetConfig {
+    UNetConfig {
         num_classes: (!m.unconditional && classes > 1).then_some(classes),
         null_class: m.label_dropout > 0.0 && !m.unconditional && classes > 1,
         dropout: m.dropout.unwrap_or(base.dropout),
         use_checkpoint: m.checkpoint,
         ..base.clone()
-    })
+    }
 }
 
 /// Chooses the levels that are recomputed to stay within `budget`.
@@ -328,7 +342,7 @@ pub fn train_with_bar(
     info.training.validate()?;
     check_batch(caps, &info.model, info.training.micro_batch)?;
     let need = memory_need(caps, &info.model, &info.diffusion, &info.training)?;
-    check_room(ctx.gpu, &need.report, need.copies)?;
+    check_room(ctx.gpu, need.bytes())?;
     let stop = stop_on_ctrl_c()?;
     let bar = bar(info.training.steps, "training");
     let mut loss_text = String::new();

@@ -1,9 +1,9 @@
 //! `demist train-classifier`: trains a classifier of noisy images, to guide
 //! sampling with.
 
-use super::options::{DataArgs, DiffusionArgs, RunArgs, TrainArgs, new_info};
-use super::train::{open_data, run_training};
-use demist::checkpoint::{NetworkInfo, read_any};
+use super::options::{DataArgs, DiffusionArgs, RunArgs, TrainArgs};
+use super::train::{Start, open_data, run_training};
+use demist::checkpoint::read_any;
 use demist::data::Dataset;
 use demist::diffusion::DiffusionConfig;
 use demist::model::{
@@ -75,18 +75,15 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     if let Some(info) = &saved {
         info.model.encoder()?;
     }
-    let (info, initial) = match saved {
-        Some(mut info) => {
-            args.training.resume(&mut info.training);
-            (info, None)
-        }
+    let start = match saved {
+        Some(info) => Start::again(info, &args.training, &args.data)?,
         None => start(args)?,
     };
     let options = (&args.data_options, &args.run);
-    run_training(device, info, initial, &args.data, options, args.training.memory)
+    run_training(device, start, &args.data, options, args.training.memory)
 }
 
-fn start(args: &Args) -> Result<(NetworkInfo, Option<Vec<Vec<f32>>>)> {
+fn start(args: &Args) -> Result<Start> {
     let d = &args.data_options;
     let preset = args.model.preset.as_deref();
     let hints = Hints::default();
@@ -104,20 +101,12 @@ fn start(args: &Args) -> Result<(NetworkInfo, Option<Vec<Vec<f32>>>)> {
         Some(b) => EncoderConfig { out_channels: classes, ..b.model.encoder()?.clone() },
         None => encoder_config(&args.model, &dataset)?,
     };
-    model.validate()?;
     let process = base.as_ref().map_or_else(DiffusionConfig::default, |b| b.diffusion.clone());
     let diffusion = args.diffusion.apply(process)?;
     let mut training = args.training.config(d)?;
     training.noised = !args.model.clean;
-    let model = ModelConfig::Encoder(model);
-    let initial = base.map(|b| b.initial(&model, training.seed)).transpose()?;
-    let initial = initial.map(|(values, fresh)| {
-        for name in fresh {
-            note!("{name} is not taken from the file: it begins anew");
-        }
-        values
-    });
-    Ok((new_info(model, diffusion, training, &dataset, &args.data), initial))
+    let described = (ModelConfig::Encoder(model), diffusion, training);
+    Start::new(described, base.as_ref(), dataset, &args.data)
 }
 
 fn encoder_config(m: &ClassifierArgs, dataset: &Dataset) -> Result<EncoderConfig> {

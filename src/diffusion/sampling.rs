@@ -55,6 +55,8 @@ pub struct SamplingNeeds {
     pub guided: bool,
     /// Evaluate the network with and without the class.
     pub classifier_free: bool,
+    /// Store activations and convolution weights in half precision.
+    pub half: bool,
 }
 
 /// The graph of one denoising step.
@@ -97,6 +99,7 @@ impl SamplingGraph {
             ));
         }
         let mut g = Graph::new();
+        g.half = needs.half;
         let evaluations = if needs.classifier_free { 2 * n } else { n };
         let image = [n, model.image_size, model.image_size, model.in_channels];
         let x = g.input("x", &image, DType::F32);

@@ -7,9 +7,7 @@ use super::wiring::{Noise, Wiring, wire};
 use crate::data::{Augment, Dataset};
 use crate::diffusion::DiffusionConfig;
 use crate::gpu::Caps;
-use crate::graph::{
-    FlatKind, Graph, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
-};
+use crate::graph::{FlatKind, Graph, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, TensorId};
 use crate::model::ModelConfig;
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use crate::{Result, rng};
@@ -86,11 +84,6 @@ impl Evaluator {
         let (batch, seed) = (config.micro_batch, config.seed);
         let image_len = model.image_size().pow(2) * model.in_channels();
         Ok(Evaluator { wiring, sums, program, feed, batch, image_len, seed })
-    }
-
-    /// Memory and work of a batch.
-    pub fn report(&self) -> PlanReport {
-        self.program.plan().report()
     }
 
     /// Evaluates `images` images; `fetch` writes image i, [h, w, c] in [-1, 1],
@@ -184,6 +177,8 @@ fn evaluation_graph(
 ) -> Result<(Graph, Wiring)> {
     let mut graph = Graph::new();
     let n = config.micro_batch;
-    let wiring = wire(model, diffusion, config, n, Noise::Drawn, false, &mut graph)?;
+    // In 32 bits also where training is not: the averages have no packed copy.
+    let config = TrainConfig { half: false, ..config.clone() };
+    let wiring = wire(model, diffusion, &config, n, Noise::Drawn, false, &mut graph)?;
     Ok((graph, wiring))
 }

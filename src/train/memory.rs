@@ -18,9 +18,14 @@ pub struct MemoryNeed {
 }
 
 impl MemoryNeed {
+    /// Bytes of all copies of the parameters.
+    pub fn params(&self) -> u64 {
+        self.copies * self.report.params + self.report.params_half
+    }
+
     /// Bytes in all.
     pub fn bytes(&self) -> u64 {
-        self.report.slots + self.report.pinned + self.copies * self.report.params
+        self.report.slots + self.report.pinned + self.params()
     }
 }
 
