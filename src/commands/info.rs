@@ -21,6 +21,9 @@ pub struct Args {
     /// Images at once, for the memory of the plans.
     #[arg(long, default_value_t = 1)]
     batch: usize,
+    /// Plan in half precision.
+    #[arg(long)]
+    half: bool,
 }
 
 /// Prints configuration, parameters, work and plan memory.
@@ -52,7 +55,7 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     // Only sizes matter here; a device may bind less, which its own plan then says.
     let caps = boundless();
     check_batch(&caps, &model, args.batch)?;
-    let (graph, plan) = inference(&model, args.batch)?;
+    let (graph, plan) = inference(&model, args)?;
     let parameters: usize = graph.params.iter().map(|p| p.len()).sum();
     say!("parameters  {parameters} in {} tensors", graph.params.len());
     let report = plan.report();
@@ -63,16 +66,20 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
         ModelConfig::Encoder(_) => "for a guidance gradient",
     };
     say!("work        {macs:.2} {unit} an image {what}");
-    print_plan("inference", args.batch, &report, report.params);
+    print_plan("inference", args.batch, &report, report.params_inference);
     let trainable = match &model {
         ModelConfig::UNet(m) => [1, 2].contains(&(m.out_channels / m.in_channels)),
         ModelConfig::Encoder(_) => true,
     };
     if trainable {
-        let config =
-            TrainConfig { micro_batch: args.batch, batch_size: args.batch, ..Default::default() };
+        let config = TrainConfig {
+            micro_batch: args.batch,
+            half: args.half,
+            batch_size: args.batch,
+            ..Default::default()
+        };
         let need = memory_need(&caps, &model, &diffusion, &config)?;
-        print_plan("training", args.batch, &need.report, need.copies * need.report.params);
+        print_plan("training", args.batch, &need.report, need.params());
         let levels = model.levels();
         let config = TrainConfig { recompute_levels: (1 << levels) - 1, ..config };
         let least = memory_need(&caps, &model, &diffusion, &config)?;
@@ -85,11 +92,15 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
 }
 
 /// What drawing, or guiding, runs.
-fn inference(model: &ModelConfig, batch: usize) -> Result<(Graph, Plan)> {
-    let caps = boundless();
+fn inference(model: &ModelConfig, args: &Args) -> Result<(Graph, Plan)> {
+    let (caps, batch) = (boundless(), args.batch);
     match model {
         ModelConfig::UNet(m) => {
-            let wiring = SamplingGraph::new(m, batch, SamplingNeeds::default())?;
+            let wiring = SamplingGraph::new(
+                m,
+                batch,
+                SamplingNeeds { half: args.half, ..Default::default() },
+            )?;
             let plan = wiring.plan(&caps)?;
             Ok((wiring.graph, plan))
         }

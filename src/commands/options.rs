@@ -154,7 +154,7 @@ pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
         other => return Err(format!("unknown unit {other:?}; write GiB, MiB, GB or MB")),
     };
     let bytes = number * unit;
-    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err("out of range".into()) }
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err("out of range".into()) }
 }
 
 impl DiffusionArgs {
