@@ -4,7 +4,7 @@
 mod harness;
 
 use demist::graph::{DType, Graph};
-use demist::ops::{mse, weighted_sum};
+use demist::ops::mse;
 use demist::reference::loss::{self, LossShape};
 use harness::{Case, Twin};
 
@@ -58,31 +58,6 @@ fn mse_of_large_images() {
 }
 
 #[test]
-fn weighted_sums() {
-    for n in [1, 63, 64, 200] {
-        Case {
-            name: format!("weighted sum of {n}"),
-            inputs: vec![vec![n], vec![n]],
-            integers: vec![],
-            build: Box::new(|g, x, _| weighted_sum(g, x[0], x[1])),
-            twin: Box::new(|a| {
-                let [v, w] = [&a.inputs[0], &a.inputs[1]];
-                let sum: f64 = demist::reference::dot(v, w);
-                let by_dy = |x: &[f32]| x.iter().map(|x| a.dy[0] * x).collect();
-                Twin {
-                    y: vec![sum as f32],
-                    input_grads: vec![by_dy(w), by_dy(v)],
-                    param_grads: vec![],
-                }
-            }),
-            tolerance: 5e-6,
-            differentiable: true,
-        }
-        .check();
-    }
-}
-
-#[test]
 fn impossible_shapes_are_errors() {
     let mut g = Graph::new();
     let pred = g.input("pred", &[2, 4, 4, 3], DType::F32);
@@ -93,8 +68,4 @@ fn impossible_shapes_are_errors() {
     }
     let labels = g.input("labels", &[2, 4, 4, 3], DType::U32);
     assert!(mse(&mut g, pred, labels).is_err());
-    let v = g.input("v", &[4], DType::F32);
-    let w = g.input("w", &[5], DType::F32);
-    assert!(weighted_sum(&mut g, v, w).is_err());
-    assert!(weighted_sum(&mut g, pred, pred).is_err());
 }

@@ -90,6 +90,9 @@ pub struct GuidanceArgs {
     /// exaggerates the difference to the unconditional one.
     #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, allow_negative_numbers = true)]
     pub guidance: f64,
+    /// Do not tell the network the class; a classifier may still guide.
+    #[arg(long)]
+    pub unconditional: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -117,6 +120,7 @@ impl ProcessArgs {
             seed: self.seed,
             classifier_scale: guidance.map_or(1.0, |g| g.classifier_scale),
             guidance_weight: guidance.map_or(1.0, |g| g.guidance),
+            unconditional: guidance.is_some_and(|g| g.unconditional),
         };
         options.sampler.validate()?;
         SpacedSchedule::new(&info.diffusion, &options.respacing)?;
@@ -155,6 +159,14 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let options = args.process.options(&info, Some(&args.guidance))?;
     let named = label_info(&info, args.guidance.classifier.as_deref())?;
     // What can be refused is refused before the work.
+    let needs_no_class = args.guidance.is_classifier_free() || args.guidance.unconditional;
+    if needs_no_class && !model.null_class {
+        return Err(Error::Config(
+            "the network knows no images without a class: --guidance and --unconditional need one \
+             that was trained with --label-dropout"
+                .into(),
+        ));
+    }
     let stages = stages(args, &info)?;
     let given = match (&args.low_res, model.small_size) {
         (Some(path), Some(small)) => {

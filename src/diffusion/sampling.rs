@@ -26,6 +26,8 @@ pub struct SampleOptions {
     pub seed: u64,
     /// Scale of a classifier's gradient, where the sampler has one.
     pub classifier_scale: f64,
+    /// Show a network that knows "no class" none; a classifier may still guide.
+    pub unconditional: bool,
     /// Weight w of classifier-free guidance where the sampler was made for it:
     /// `uncond + w (cond - uncond)`, so 1 is the conditional prediction.
     pub guidance_weight: f64,
@@ -39,6 +41,7 @@ impl Default for SampleOptions {
             clip: true,
             seed: 0,
             classifier_scale: 1.0,
+            unconditional: false,
             guidance_weight: 1.0,
         }
     }
@@ -71,6 +74,8 @@ pub struct SamplingGraph {
     pub labels: Option<TensorId>,
     /// Number of its classes.
     pub classes: Option<usize>,
+    /// The label of "no class", if it knows that.
+    pub no_class: Option<u32>,
     /// The small image [n, s, s, c] of a super-resolution network.
     pub low_res: Option<TensorId>,
     /// Coefficients of the update.
@@ -130,12 +135,14 @@ impl SamplingGraph {
         };
         let x0 = ops::denoise(&mut g, step, needs.keep_x0)?;
         let classes = model.num_classes;
+        let no_class = classes.filter(|_| model.null_class).map(|n| n as u32);
         Ok(SamplingGraph {
             graph: g,
             x,
             t,
             labels,
             classes,
+            no_class,
             low_res,
             update,
             rng,
@@ -354,11 +361,22 @@ impl ImageSampler {
             guide.prepare(ctx, &labels, options.classifier_scale)?;
         }
         if let Some(id) = w.labels {
+            if options.unconditional {
+                labels.fill(self.no_class()?);
+            }
             // The second half, if there is one, is evaluated without a class.
-            labels.resize(w.graph.shape(id)[0], w.classes.unwrap_or(0) as u32);
+            labels.resize(w.graph.shape(id)[0], w.no_class.unwrap_or(0));
             self.program.write(gpu, id, &labels)?;
         }
         Ok(())
+    }
+
+    fn no_class(&self) -> Result<u32> {
+        self.wiring.no_class.ok_or_else(|| {
+            Error::Config(
+                "the network knows no images without a class: train it with label dropout".into(),
+            )
+        })
     }
 
     fn padded(

@@ -1,25 +1,19 @@
-//! The training loss, in two ops:
-//!
-//! ```text
-//! mse:           y[n] = mean of (pred - target)^2 over image n,
-//! weighted_sum:  y[0] = sum over i of v[i] * w[i].
-//! ```
+//! The squared error that training minimises: y[n] = mean of (pred - target)^2
+//! over image n.
 //!
 //! The network may predict more channels than the target has (a learned
-//! variance); the mean runs over the target's, the first ones. The per-image
-//! losses stay visible, and the weights carry importance weights and the
-//! division by the batch size.
+//! variance); the mean runs over the target's, the first ones. Training begins
+//! the backward walk at the per-image losses, with their weights as dy.
 //!
 //! Backward keeps pred and target. With e the elements of a target image:
 //!     dpred   = dy[n] * 2 (pred - target) / e, zero in the further channels,
-//!     dtarget = -dpred in the target's channels,
-//!     dv = dy * w,  dw = dy * v.
+//!     dtarget = -dpred in the target's channels.
 
 use super::blocks::{Blocks, expect};
-use super::{groups, sum_rows};
+use super::sum_rows;
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
-use crate::{Error, Result, params};
+use crate::{Result, params};
 
 params! {
     struct Params {
@@ -31,10 +25,6 @@ params! {
     struct BackwardParams {
         n: u32, len: u32, blocks: u32, c: u32, wide: u32, channels: u32, factor: f32,
     }
-}
-
-params! {
-    struct SumParams { len: u32 }
 }
 
 static MSE: Kernel = Kernel {
@@ -53,30 +43,9 @@ static MSE_BACKWARD: Kernel = Kernel {
     defines: &["VEC", "ACC"],
 };
 
-static WEIGHTED_SUM: Kernel = Kernel {
-    name: "weighted_sum",
-    source: include_str!("../../shaders/weighted_sum.wgsl"),
-    bindings: &[read("v"), read("w"), write("y")],
-    params: SumParams::FIELDS,
-    defines: &[],
-};
-
-static WEIGHTED_SUM_BACKWARD: Kernel = Kernel {
-    name: "weighted_sum_backward",
-    source: include_str!("../../shaders/weighted_sum_backward.wgsl"),
-    bindings: &[read("dy"), read("other"), accumulate("d")],
-    params: SumParams::FIELDS,
-    defines: &["ACC"],
-};
-
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let pairs = || vec![vec![0, 0], vec![0, 1], vec![1, 0], vec![1, 1]];
-    vec![
-        (&MSE, pairs()),
-        (&MSE_BACKWARD, pairs()),
-        (&WEIGHTED_SUM, vec![vec![]]),
-        (&WEIGHTED_SUM_BACKWARD, vec![vec![0], vec![1]]),
-    ]
+    vec![(&MSE, pairs()), (&MSE_BACKWARD, pairs())]
 }
 
 /// Blocks of four elements per workgroup: an image of 64 x 64 x 3 takes one.
@@ -182,59 +151,5 @@ impl Op for Mse {
             Some(dtarget) => self.launch_backward(lower, node, dy, (self.c, -1.0), dtarget),
             None => Ok(()),
         }
-    }
-}
-
-#[derive(Debug)]
-struct WeightedSum {
-    len: u32,
-}
-
-/// Sum of `v` `[n]` times `w` `[n]` as a tensor `[1]`.
-///
-/// # Errors
-/// [`Error::Shape`] if the shapes differ or are not of rank 1.
-pub fn weighted_sum(g: &mut Graph, v: TensorId, w: TensorId) -> Result<TensorId> {
-    let [n] = g.dims("weighted_sum", v)?;
-    expect(g, "weighted_sum", "v", v, DType::F32, &[n])?;
-    expect(g, "weighted_sum", "w", w, DType::F32, &[n])?;
-    if n == 0 {
-        return Err(Error::shape("weighted_sum", "nothing to add"));
-    }
-    Ok(g.push(WeightedSum { len: n as u32 }, &[v, w], &[&[1]])[0])
-}
-
-impl Op for WeightedSum {
-    fn name(&self) -> &'static str {
-        "weighted_sum"
-    }
-
-    fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        lower.launch(Launch {
-            kernel: &WEIGHTED_SUM,
-            defines: &[],
-            params: bytemuck::bytes_of(&SumParams { len: self.len }),
-            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(node.outputs[0])],
-            groups: 1,
-            flops: 2 * u64::from(self.len),
-        })
-    }
-
-    fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let [v, w] = [node.inputs[0], node.inputs[1]];
-        for (factor, other) in [(v, w), (w, v)] {
-            if let Some((d, acc)) = lower.grad_target(factor) {
-                lower.launch(Launch {
-                    kernel: &WEIGHTED_SUM_BACKWARD,
-                    defines: &[acc.into()],
-                    params: bytemuck::bytes_of(&SumParams { len: self.len }),
-                    bindings: &[Some(dy), Some(other), Some(d)],
-                    groups: groups(self.len.into()),
-                    flops: self.len.into(),
-                })?;
-            }
-        }
-        Ok(())
     }
 }

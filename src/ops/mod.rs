@@ -48,7 +48,7 @@ pub use grad_norm::grad_norm;
 pub use group_norm::{GroupNorm, group_norm};
 pub use label_embedding::label_embedding;
 pub use linear::{LinearOptions, linear, linear_with};
-pub use loss::{mse, weighted_sum};
+pub use loss::mse;
 pub use loss_scale::{LossScale, loss_scale};
 pub use loss_stats::{LOSS_STATS, loss_stats};
 pub use mean_pool::{mean_features, mean_pool};

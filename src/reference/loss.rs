@@ -1,4 +1,5 @@
-//! Twin of the training loss: per-sample mean squared error and its weighted sum.
+//! Twin of the squared error, per sample, and of a weighted sum of it, whose
+//! gradient it is.
 //!
 //! `mse_i = mean((pred - target)^2)` over the pixels and the first `c_used` channels
 //! of sample `i` (a model with learned variance predicts more than the target has);
