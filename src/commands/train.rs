@@ -373,6 +373,13 @@ pub fn train_with_bar(
                 );
                 bar.suspend(|| say!("{}", line.trim_end()));
             }
+            Event::LossScaled { step, skipped, lg } => {
+                bar.suspend(|| {
+                    note!(
+                        "step {step}: {skipped} updates skipped on overflow, loss scale now 2^{lg:.1}"
+                    );
+                });
+            }
             Event::NotFinite { step } => {
                 bar.suspend(|| note!("step {step}: loss or gradient not finite, update skipped"));
             }

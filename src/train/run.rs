@@ -39,6 +39,9 @@ use std::time::{Duration, Instant};
 /// Submitted steps that may wait in the queue.
 const IN_FLIGHT: usize = 2;
 
+/// Below this logarithm of the loss scale an overflow is no matter of scale.
+const MIN_LG_SCALE: f32 = -8.0;
+
 /// How old the loss plot may grow.
 const PLOT_EVERY: Duration = Duration::from_secs(30);
 
@@ -143,6 +146,16 @@ pub enum Event<'a> {
         /// Steps done.
         step: u64,
     },
+    /// Gradients overflowed half precision: updates were skipped and the loss
+    /// scale lowered, as is usual in the first steps.
+    LossScaled {
+        /// Steps done.
+        step: u64,
+        /// Updates skipped since the last row.
+        skipped: u32,
+        /// Logarithm to base 2 of the scale now.
+        lg: f32,
+    },
 }
 
 /// How a run ended.
@@ -182,6 +195,8 @@ struct Run<'a> {
     clock: Duration,
     images: u64,
     not_finite: u32,
+    /// Updates skipped so far by the loss scale.
+    skipped: u32,
     plotted: Instant,
 }
 
@@ -220,6 +235,7 @@ pub fn train(
         sampler.get_or_insert_with(|| LossSecondMoment::new(steps, HISTORY_PER_TERM));
     }
     let names = step.term_names();
+    let skipped = step.loss_scale(ctx)?.map_or(0, |s| s.skipped);
     let at = options.resume.then_some(info.progress.step);
     let metrics = open_csv(&options.folder.join("metrics.csv"), &columns(&names, true), at)?;
     let evaluations = match options.validation {
@@ -249,6 +265,7 @@ pub fn train(
         clock: Duration::ZERO,
         images: 0,
         not_finite: 0,
+        skipped,
         plotted: Instant::now(),
     };
     run.go(stop)
@@ -439,7 +456,8 @@ impl Run<'_> {
         }
         let loss: f64 = terms.iter().filter(|t| t.trained).map(|t| t.total).sum();
         self.logged = step;
-        if loss.is_finite() && grad_norm.is_finite() {
+        let overflowed = self.report_loss_scale(step)?;
+        if loss.is_finite() && (grad_norm.is_finite() || overflowed) {
             self.not_finite = 0;
             self.losses.push(loss);
         } else {
@@ -459,6 +477,18 @@ impl Run<'_> {
         self.metrics.append(step, &row)?;
         (self.on_event)(Event::Log { step, loss, terms: &terms, grad_norm })?;
         if self.plotted.elapsed() >= PLOT_EVERY { self.plot() } else { Ok(()) }
+    }
+
+    /// Tells of updates that half precision skipped; whether there were any that
+    /// a smaller scale may still prevent.
+    fn report_loss_scale(&mut self, step: u64) -> Result<bool> {
+        let Some(scale) = self.step.loss_scale(self.ctx)? else { return Ok(false) };
+        let skipped = scale.skipped.saturating_sub(self.skipped);
+        self.skipped = scale.skipped;
+        if skipped > 0 {
+            (self.on_event)(Event::LossScaled { step, skipped, lg: scale.lg })?;
+        }
+        Ok(skipped > 0 && scale.lg > MIN_LG_SCALE)
     }
 
     /// Evaluates the averaged weights and keeps them if they are the best yet.
