@@ -4,7 +4,7 @@ DEMIST = target/release/demist
 # Mesa's driver complains on standard error without one.
 export XDG_RUNTIME_DIR ?= /tmp
 
-.PHONY: all demo test lint adapter
+.PHONY: all demo test lint adapter networks
 
 all:
 	$(CARGO) build --release
@@ -24,3 +24,7 @@ lint:
 # Installs the software Vulkan driver where no GPU adapter is found.
 adapter: all
 	sh scripts/ensure-adapter.sh $(DEMIST)
+
+# Trains the networks of assets/ anew into runs/networks.
+networks: adapter
+	sh scripts/train-networks.sh $(DEMIST)
