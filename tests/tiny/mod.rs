@@ -121,7 +121,13 @@ pub fn info(model: ModelConfig, diffusion: DiffusionConfig, training: TrainConfi
 /// A new run in `folder` that logs every step and neither saves, evaluates nor
 /// draws on the way.
 pub fn run_options(folder: &Path) -> RunOptions {
-    RunOptions { log_every: 1, save_every: 0, sample_every: 0, eval_every: 0, ..RunOptions::new(folder) }
+    RunOptions {
+        log_every: 1,
+        save_every: 0,
+        sample_every: 0,
+        eval_every: 0,
+        ..RunOptions::new(folder)
+    }
 }
 
 /// Values under which every layer matters.
