@@ -192,6 +192,10 @@ impl Likelihood {
         let len: usize = w.graph.shape(w.x0).iter().skip(1).product();
         let count = job.images.len() / len;
         self.check(job, count * len, count)?;
+        if noise.is_some() != w.noise.is_some() {
+            let detail = "noise must be given exactly if it is not drawn on the device";
+            return Err(Error::shape("likelihood", detail));
+        }
         let mut padded = job.images.to_vec();
         padded.resize(self.batch * len, 0.0);
         self.program.write(gpu, w.x0, &padded)?;

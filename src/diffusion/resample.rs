@@ -84,7 +84,7 @@ impl LossSecondMoment {
     /// A history from its [`state`](Self::state).
     ///
     /// # Errors
-    /// [`Error::Config`] if the lengths or counts do not fit.
+    /// [`Error::Config`] if the lengths or counts do not fit, or a loss is not finite.
     pub fn from_state(steps: usize, losses: Vec<f32>, counts: &[f32]) -> Result<Self> {
         let history = losses.len() / steps.max(1);
         let fits = |c: &f32| c.fract() == 0.0 && (0.0..=history as f32).contains(c);
@@ -92,6 +92,7 @@ impl LossSecondMoment {
             || losses.len() != steps * history
             || counts.len() != steps
             || !counts.iter().all(fits)
+            || !losses.iter().all(|loss| loss.is_finite())
         {
             return Err(Error::Config(format!(
                 "{} losses and {} counts are no history of {steps} timesteps",

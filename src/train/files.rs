@@ -101,11 +101,19 @@ pub(super) fn load_state(
         step.flat().write(ctx.gpu, kind, params, &values)?;
     }
     if let (true, Some(scale)) = (info.training.half, file.tensors.get(SCALE)) {
-        let state = scale.to_f32().map_err(|e| Error::file(path, e.to_string()))?;
-        let state = state[..].try_into().map_err(|_| Error::file(path, "its loss scale is odd"))?;
-        step.set_loss_scale(ctx, LossScale::from_state(state))?;
+        step.set_loss_scale(ctx, loss_scale(scale, path)?)?;
     }
     Ok((saved.progress, history(&file, info, path)?))
+}
+
+fn loss_scale(scale: &Tensor, path: &Path) -> Result<LossScale> {
+    let state = scale.to_f32().map_err(|e| Error::file(path, e.to_string()))?;
+    match state[..] {
+        [lg, growth, good, skipped] if lg.is_finite() && growth.is_finite() => {
+            Ok(LossScale::from_state([lg, growth, good, skipped]))
+        }
+        _ => Err(Error::file(path, format!("its loss scale {state:?} is none"))),
+    }
 }
 
 fn history(file: &TensorFile, info: &NetworkInfo, path: &Path) -> Result<Option<LossSecondMoment>> {

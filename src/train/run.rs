@@ -186,13 +186,16 @@ struct Run<'a> {
     preview: Option<Preview>,
     evaluator: Option<Evaluator>,
     evaluation: Option<Evaluation>,
+    /// Step of the last row of evaluation.csv.
+    evaluated: Option<u64>,
     on_event: &'a mut dyn FnMut(Event) -> Result<()>,
     logged: u64,
     /// Images in each quarter of the timesteps since the last row.
     quartile_images: [usize; QUARTILES],
     losses: Vec<f64>,
-    /// Time spent training, and images in it.
+    /// Time spent training up to `running`, and images in all of it.
     clock: Duration,
+    running: Option<Instant>,
     images: u64,
     not_finite: u32,
     /// Updates skipped so far by the loss scale.
@@ -238,13 +241,12 @@ pub fn train(
     let skipped = step.loss_scale(ctx)?.map_or(0, |s| s.skipped);
     let at = options.resume.then_some(info.progress.step);
     let metrics = open_csv(&options.folder.join("metrics.csv"), &columns(&names, true), at)?;
-    let evaluations = match options.validation {
-        Some(_) => {
-            let path = options.folder.join("evaluation.csv");
-            Some(open_csv(&path, &columns(&names, false), at)?)
-        }
-        None => None,
-    };
+    let (mut evaluations, mut evaluated) = (None, None);
+    if options.validation.is_some() {
+        let path = options.folder.join("evaluation.csv");
+        evaluations = Some(open_csv(&path, &columns(&names, false), at)?);
+        evaluated = Metrics::read(&path)?.rows.last().map(|row| row.step);
+    }
     let logged = info.progress.step;
     let mut run = Run {
         ctx,
@@ -258,11 +260,13 @@ pub fn train(
         preview: None,
         evaluator: None,
         evaluation: None,
+        evaluated,
         on_event,
         logged,
         quartile_images: [0; QUARTILES],
         losses: Vec::new(),
         clock: Duration::ZERO,
+        running: None,
         images: 0,
         not_finite: 0,
         skipped,
@@ -312,7 +316,7 @@ impl Run<'_> {
         (self.on_event)(Event::Ready { step: self.info.progress.step })?;
         let begun = Instant::now();
         let mut queue: VecDeque<Ticket> = VecDeque::new();
-        let mut mark = Instant::now();
+        self.running = Some(Instant::now());
         let mut interrupted = false;
         let out_of_time = || self_time(begun, self.options.time_limit);
         while self.info.progress.step < c.steps && !out_of_time() {
@@ -327,7 +331,7 @@ impl Run<'_> {
                 self.ctx.gpu.wait_for(&ticket)?;
             }
             let step = self.info.progress.step;
-            let rate = self.images as f64 / (self.clock + mark.elapsed()).as_secs_f64();
+            let rate = self.rate();
             (self.on_event)(Event::Step { step, images_per_second: rate })?;
             let due = |every: u64| every > 0 && step.is_multiple_of(every) && step < c.steps;
             if due(self.options.log_every) {
@@ -338,7 +342,7 @@ impl Run<'_> {
                 .any(due)
             {
                 self.ctx.gpu.wait()?;
-                self.clock += mark.elapsed();
+                self.pause();
                 if due(self.options.eval_every) {
                     self.evaluate()?;
                 }
@@ -348,11 +352,11 @@ impl Run<'_> {
                 if due(self.options.sample_every) {
                     self.draw()?;
                 }
-                mark = Instant::now();
+                self.running = Some(Instant::now());
             }
         }
         self.ctx.gpu.wait()?;
-        self.clock += mark.elapsed();
+        self.pause();
         self.log()?;
         if !interrupted {
             self.evaluate()?;
@@ -371,8 +375,18 @@ impl Run<'_> {
         })
     }
 
+    /// Time spent training, without saves, evaluations and grids.
+    fn trained(&self) -> Duration {
+        self.clock + self.running.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn pause(&mut self) {
+        self.clock = self.trained();
+        self.running = None;
+    }
+
     fn rate(&self) -> f64 {
-        if self.images == 0 { 0.0 } else { self.images as f64 / self.clock.as_secs_f64().max(1e-9) }
+        self.images as f64 / self.trained().as_secs_f64().max(1e-9)
     }
 
     /// Submits one optimizer step.
@@ -470,7 +484,7 @@ impl Run<'_> {
             }
         }
         let lr = self.info.training.lr_at(step.saturating_sub(1));
-        let rate = if self.clock.is_zero() { f64::NAN } else { self.rate() };
+        let rate = self.rate();
         let seen = self.info.progress.images_seen as f64;
         let row: Vec<f64> =
             [seen, loss, grad_norm, lr, rate].into_iter().chain(term_values(&terms)).collect();
@@ -495,6 +509,9 @@ impl Run<'_> {
     fn evaluate(&mut self) -> Result<()> {
         let Some(dataset) = &self.options.validation else { return Ok(()) };
         let step = self.info.progress.step;
+        if self.evaluation.is_some() && self.evaluated == Some(step) {
+            return Ok(());
+        }
         let evaluator = match self.evaluator.take() {
             Some(evaluator) => evaluator,
             None => {
@@ -508,13 +525,15 @@ impl Run<'_> {
         let evaluation = evaluator.run(self.ctx, images, &fetch, &mut |_| Ok(()))?;
         self.evaluator = Some(evaluator);
         let loss = evaluation.loss();
-        if let Some(csv) = &mut self.evaluations {
+        // A run that was finished and resumed has its row already.
+        if let Some(csv) = self.evaluations.as_mut().filter(|_| self.evaluated != Some(step)) {
             let row: Vec<f64> = [evaluation.images as f64, loss]
                 .into_iter()
                 .chain(term_values(&evaluation.terms))
                 .collect();
             csv.append(step, &row)?;
         }
+        self.evaluated = Some(step);
         let best = loss.is_finite() && self.info.progress.best_loss.is_none_or(|b| loss < b);
         if best {
             self.info.progress.best_loss = Some(loss);
