@@ -27,8 +27,9 @@ pub fn read_any(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Impo
 
 impl Imported {
     /// Initial values for `model` in device layout: this network's where it has
-    /// a tensor of the name and shape, drawn from `seed` elsewhere. Also
-    /// returns the names of what is drawn (other classes, other outputs).
+    /// a tensor of the name and shape, drawn from `seed` elsewhere. Of a tensor
+    /// with another number of rows (classes, outputs) the rows are taken that
+    /// both have. Also returns the names of what is drawn, wholly or in part.
     ///
     /// # Errors
     /// [`Error::Config`] if less than half of the parameters are there.
@@ -37,9 +38,18 @@ impl Imported {
         let mut values = initialise(&params, seed);
         let mut fresh = Vec::new();
         for (p, value) in params.iter().zip(&mut values) {
-            match self.tensors.tensors.get(&p.name).filter(|t| t.shape == p.file_shape()) {
-                Some(tensor) => *value = p.to_device(&tensor.to_f32()?),
-                None => fresh.push(p.name.clone()),
+            let shape = p.file_shape();
+            match self.tensors.tensors.get(&p.name) {
+                Some(t) if t.shape == shape => *value = p.to_device(&t.to_f32()?),
+                Some(t) if t.shape.len() == shape.len() && t.shape[1..] == shape[1..] => {
+                    let mut rows = p.to_file(value);
+                    let ours = t.to_f32()?;
+                    let common = rows.len().min(ours.len());
+                    rows[..common].copy_from_slice(&ours[..common]);
+                    *value = p.to_device(&rows);
+                    fresh.push(p.name.clone());
+                }
+                _ => fresh.push(p.name.clone()),
             }
         }
         if 2 * fresh.len() > params.len() {

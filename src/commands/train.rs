@@ -130,7 +130,7 @@ impl Start {
         let initial = base.map(|b| b.initial(&model, training.seed)).transpose()?;
         let initial = initial.map(|(values, fresh)| {
             for name in fresh {
-                note!("{name} is not taken from the file: it begins anew");
+                note!("{name} is not all in the file: what is missing begins anew");
             }
             values
         });
@@ -181,7 +181,7 @@ fn start(args: &Args) -> Result<Start> {
     let process = base.as_ref().map_or_else(DiffusionConfig::default, |b| b.diffusion.clone());
     let diffusion = args.objective.apply(args.diffusion.apply(process)?);
     let model = match &base {
-        Some(base) => adapt(base.model.unet()?, &args.model, &dataset),
+        Some(base) => adapt(base.model.unet()?, &args.model, &dataset, diffusion.var_type),
         None => model_config(&args.model, &dataset, diffusion.var_type)?,
     };
     let mut training = args.training.config(d)?;
@@ -190,10 +190,11 @@ fn start(args: &Args) -> Result<Start> {
     Start::new(described, base.as_ref(), dataset, &args.data)
 }
 
-/// An imported network for the classes of the data.
-fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset) -> UNetConfig {
+/// A network that exists, for the classes of the data and the outputs wanted.
+fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset, variance: VarType) -> UNetConfig {
     let classes = dataset.classes().len();
     UNetConfig {
+        out_channels: base.in_channels * if variance.is_learned() { 2 } else { 1 },
         num_classes: (!m.unconditional && classes > 1).then_some(classes),
         null_class: m.label_dropout > 0.0 && !m.unconditional && classes > 1,
         dropout: m.dropout.unwrap_or(base.dropout),
