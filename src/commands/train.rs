@@ -184,6 +184,11 @@ fn start(args: &Args) -> Result<Start> {
         Some(base) => adapt(base.model.unet()?, &args.model, &dataset, diffusion.var_type),
         None => model_config(&args.model, &dataset, diffusion.var_type)?,
     };
+    if args.model.label_dropout > 0.0 && model.num_classes.is_none() {
+        return Err(Error::Config(
+            "--label-dropout hides classes, the network is not conditional on any".into(),
+        ));
+    }
     let mut training = args.training.config(d)?;
     training.label_dropout = args.model.label_dropout;
     let described = (ModelConfig::UNet(model), diffusion, training);
