@@ -6,7 +6,7 @@ use demist::checkpoint::{
     DataInfo, NetworkInfo, Progress, Storage, import as import_network, read_network,
     write_diffusers, write_network, write_reference,
 };
-use demist::diffusion::DiffusionConfig;
+use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, VarType};
 use demist::model::{Hints, ModelConfig, UNetConfig};
 use demist::train::TrainConfig;
 use demist::{Error, Result};
@@ -121,6 +121,42 @@ fn set_null_class(model: &mut ModelConfig) -> Result<()> {
     }
 }
 
+/// What a file of the reference does not tell, as options of `import` (most of
+/// them the reference's own).
+fn untold(info: &NetworkInfo) -> String {
+    let mut text = format!(" --image-size {}", info.model.image_size());
+    let mut add = |applies: bool, option: &str| {
+        if applies {
+            text += &format!(" {option}");
+        }
+    };
+    let (heads, head_channels, new_order) = match &info.model {
+        ModelConfig::UNet(m) => (m.num_heads, m.num_head_channels, m.use_new_attention_order),
+        ModelConfig::Encoder(m) => (m.num_heads, m.num_head_channels, m.use_new_attention_order),
+    };
+    add(
+        true,
+        &match head_channels {
+            Some(channels) => format!("--num-head-channels {channels}"),
+            None => format!("--num-heads {heads}"),
+        },
+    );
+    add(new_order, "--use-new-attention-order");
+    let d = &info.diffusion;
+    add(d.diffusion_steps != 1000, &format!("--diffusion-steps {}", d.diffusion_steps));
+    add(d.noise_schedule == NoiseSchedule::Cosine, "--noise-schedule cosine");
+    add(d.rescale_timesteps, "--rescale-timesteps");
+    let Ok(m) = info.model.unet() else { return text };
+    if let Some(small) = m.small_size {
+        add(true, &format!("--small-size {small}"));
+    }
+    add(m.null_class, "--null-class");
+    add(d.mean_type == MeanType::XStart, "--predict-xstart");
+    add(d.var_type == VarType::Learned, "--learn-log-variance");
+    add(d.var_type == VarType::FixedSmall, "--sigma-small");
+    text
+}
+
 /// Refuses to write over what is read.
 fn refuse_itself(from: &Path, to: &Path) -> Result<()> {
     match (from.canonicalize(), to.canonicalize()) {
@@ -167,10 +203,8 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         Format::Reference => {
             write_reference(&args.out, file, "", Storage::F32)?;
             say!("wrote {}", args.out.display());
-            if info.model.unet().is_ok_and(|m| m.null_class) {
-                say!("its last class stands for none; the way back is import --null-class");
-            }
             say!("in Python:  model.load_state_dict(safetensors.torch.load_file({:?}))", args.out);
+            say!("way back:   demist import {}{}", args.out.display(), untold(&info));
         }
         Format::Diffusers => {
             let model = info.model.unet().map_err(|e| Error::file(&args.file, e.to_string()))?;

@@ -66,6 +66,9 @@ pub struct InterpolateArgs {
     out: PathBuf,
 }
 
+/// More are no picture.
+const MAX_FRAMES: usize = 1000;
+
 /// A network ready to follow its deterministic path both ways.
 struct DdimPath<'a> {
     ctx: Context<'a>,
@@ -163,8 +166,8 @@ pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
 
 /// Draws the images between two latents.
 pub fn interpolate(device: Option<&str>, args: &InterpolateArgs) -> Result<()> {
-    if args.frames < 2 {
-        return Err(Error::Config("--frames must be at least 2".into()));
+    if !(2..=MAX_FRAMES).contains(&args.frames) {
+        return Err(Error::Config(format!("--frames must be at least 2, at most {MAX_FRAMES}")));
     }
     let (info, file) = read_network(&args.file)?;
     SpacedSchedule::new(&info.diffusion, &args.steps)?;

@@ -146,7 +146,7 @@ pub fn check_scale(name: &str, scale: f64) -> Result<f64> {
     if scale.abs() <= MAX_SCALE {
         Ok(scale)
     } else {
-        Err(Error::Config(format!("{name} {scale} is not between -{MAX_SCALE} and {MAX_SCALE}")))
+        Err(Error::Config(format!("{name} {scale:?} is not between -{MAX_SCALE} and {MAX_SCALE}")))
     }
 }
 
