@@ -16,6 +16,10 @@ pub fn read_any(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Impo
     if !ours {
         return import(path, preset, hints);
     }
+    if preset.is_some() {
+        let why = "tells its own configuration: give no preset";
+        return Err(Error::file(path, why));
+    }
     let (info, file) = read_network(path)?;
     let prefix = if info.holds == "state" { "ema." } else { "" };
     let named = file.tensors.into_iter().filter_map(|(name, tensor)| {

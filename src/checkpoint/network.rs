@@ -97,6 +97,14 @@ impl NetworkInfo {
         }
     }
 
+    /// The classes for a message: their names, or numbers where they have none.
+    pub fn class_names(&self) -> String {
+        match self.model.classes() {
+            Some(n) if self.data.classes.is_empty() => format!("0 to {}", n.saturating_sub(1)),
+            _ => self.data.classes.join(", "),
+        }
+    }
+
     /// Class number of `name`, which may also be the number itself.
     ///
     /// # Errors
@@ -112,7 +120,7 @@ impl NetworkInfo {
             (Some(_), Some(i)) => Ok(i as u32),
             (Some(_), None) => Err(Error::Config(format!(
                 "unknown class `{name}`; there are {}",
-                classes.join(", ")
+                self.class_names()
             ))),
         }
     }

@@ -282,8 +282,13 @@ fn open(path: &Path) -> Result<(File, Header)> {
     // Looked at before opening: opening a pipe would wait for its other end.
     let meta = std::fs::metadata(path).map_err(read)?;
     if !meta.is_file() {
-        let what = if meta.is_dir() { "a folder" } else { "not an ordinary file" };
-        return Err(Error::file(path, format!("{what}; a safetensors file is needed")));
+        let network = path.join("network.safetensors");
+        let what = match meta.is_dir() {
+            true if network.is_file() => format!("a folder; did you mean {}?", network.display()),
+            true => "a folder; a safetensors file is needed".into(),
+            false => "not an ordinary file; a safetensors file is needed".into(),
+        };
+        return Err(Error::file(path, what));
     }
     let mut file = File::open(path).map_err(read)?;
     let size = meta.len();
@@ -294,7 +299,15 @@ fn open(path: &Path) -> Result<(File, Header)> {
     }
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(read)?;
+    // A zip archive, or a pickle of protocol 2 and later.
+    let torch = length.starts_with(b"PK\x03\x04") || matches!(length[..2], [0x80, 2..=5]);
     let length = u64::from_le_bytes(length);
+    if length > size - 8 && torch {
+        return Err(Error::file(
+            path,
+            "looks like a PyTorch checkpoint; make a network of it with `demist import`",
+        ));
+    }
     if length > size - 8 {
         let why = format!("the header is said to be {length} bytes long, the file is {size}");
         return Err(refuse(why));

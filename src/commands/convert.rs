@@ -1,15 +1,16 @@
 //! `demist import` and `demist export`: networks from and to other systems.
 
 use super::command_line;
+use super::info::{print_network, print_process};
 use demist::checkpoint::{
     DataInfo, NetworkInfo, Progress, Storage, import as import_network, read_network,
     write_diffusers, write_network, write_reference,
 };
-use demist::diffusion::DiffusionConfig;
-use demist::model::Hints;
+use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, VarType};
+use demist::model::{Hints, ModelConfig, UNetConfig};
 use demist::train::TrainConfig;
 use demist::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
@@ -39,11 +40,13 @@ pub struct ImportArgs {
     /// qkv channels are ordered [q|k|v][head].
     #[arg(long)]
     use_new_attention_order: bool,
+    /// The last class stands for "no class" (classifier-free guidance).
+    #[arg(long)]
+    null_class: bool,
     #[command(flatten)]
     diffusion: super::options::DiffusionArgs,
-    /// The network predicts the clean image.
-    #[arg(long)]
-    predict_xstart: bool,
+    #[command(flatten)]
+    objective: super::options::ObjectiveArgs,
     /// Store half-precision values.
     #[arg(long)]
     half: bool,
@@ -62,13 +65,18 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         small_size: args.small_size,
         num_res_blocks: args.num_res_blocks,
     };
+    refuse_itself(&args.file, &args.out)?;
     let imported = import_network(&args.file, args.preset.as_deref(), &hints)?;
-    let mut diffusion = args.diffusion.apply(imported.diffusion)?;
-    if args.predict_xstart {
-        diffusion.mean_type = demist::diffusion::MeanType::XStart;
+    let diffusion = args.objective.apply(args.diffusion.apply(imported.diffusion)?);
+    let mut model = imported.model;
+    if let ModelConfig::UNet(m) = &mut model {
+        check_outputs(m, &diffusion)?;
+    }
+    if args.null_class {
+        set_null_class(&mut model)?;
     }
     let info = NetworkInfo {
-        model: imported.model,
+        model,
         diffusion,
         data: DataInfo { classes: Vec::new(), images: 0, source: args.file.display().to_string() },
         training: TrainConfig::default(),
@@ -84,13 +92,79 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     let count = imported.tensors.tensors.len();
     write_network(&args.out, &info, imported.tensors, args.half)?;
     say!("wrote       {} ({count} tensors)", args.out.display());
-    let DiffusionConfig { diffusion_steps, noise_schedule, mean_type, var_type, .. } =
-        info.diffusion;
-    say!(
-        "process     {diffusion_steps} steps, {noise_schedule:?} schedule, predicts {mean_type:?}, variance {var_type:?}"
-    );
-    say!("all of it:  demist info {}", args.out.display());
+    print_network(&info.model);
+    print_process(&info.model, &info.diffusion);
     Ok(())
+}
+
+/// A network must have outputs for the variance it is said to learn, and no
+/// others.
+fn check_outputs(m: &UNetConfig, diffusion: &DiffusionConfig) -> Result<()> {
+    let twice = m.out_channels == 2 * m.in_channels;
+    if diffusion.var_type.is_learned() && !twice {
+        return Err(Error::Config(format!(
+            "the network has {} outputs for {} channels, none of them for a learned variance",
+            m.out_channels, m.in_channels
+        )));
+    }
+    Ok(())
+}
+
+/// Takes the last class for "no class".
+fn set_null_class(model: &mut ModelConfig) -> Result<()> {
+    match model {
+        ModelConfig::UNet(UNetConfig { num_classes: Some(n), null_class, .. }) if *n > 1 => {
+            (*n, *null_class) = (*n - 1, true);
+            Ok(())
+        }
+        _ => Err(Error::Config("--null-class is for diffusion networks with classes".into())),
+    }
+}
+
+/// What a file of the reference does not tell, as options of `import` (most of
+/// them the reference's own).
+fn untold(info: &NetworkInfo) -> String {
+    let mut text = format!(" --image-size {}", info.model.image_size());
+    let mut add = |applies: bool, option: &str| {
+        if applies {
+            text += &format!(" {option}");
+        }
+    };
+    let (heads, head_channels, new_order) = match &info.model {
+        ModelConfig::UNet(m) => (m.num_heads, m.num_head_channels, m.use_new_attention_order),
+        ModelConfig::Encoder(m) => (m.num_heads, m.num_head_channels, m.use_new_attention_order),
+    };
+    add(
+        true,
+        &match head_channels {
+            Some(channels) => format!("--num-head-channels {channels}"),
+            None => format!("--num-heads {heads}"),
+        },
+    );
+    add(new_order, "--use-new-attention-order");
+    let d = &info.diffusion;
+    add(d.diffusion_steps != 1000, &format!("--diffusion-steps {}", d.diffusion_steps));
+    add(d.noise_schedule == NoiseSchedule::Cosine, "--noise-schedule cosine");
+    add(d.rescale_timesteps, "--rescale-timesteps");
+    let Ok(m) = info.model.unet() else { return text };
+    if let Some(small) = m.small_size {
+        add(true, &format!("--small-size {small}"));
+    }
+    add(m.null_class, "--null-class");
+    add(d.mean_type == MeanType::XStart, "--predict-xstart");
+    add(d.var_type == VarType::Learned, "--learn-log-variance");
+    add(d.var_type == VarType::FixedSmall, "--sigma-small");
+    text
+}
+
+/// Refuses to write over what is read.
+fn refuse_itself(from: &Path, to: &Path) -> Result<()> {
+    match (from.canonicalize(), to.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => {
+            Err(Error::file(to, "is the file that is read; choose another --out"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -116,6 +190,7 @@ pub struct ExportArgs {
 
 /// Exports.
 pub fn export(args: &ExportArgs) -> Result<()> {
+    refuse_itself(&args.file, &args.out)?;
     let (info, mut file) = read_network(&args.file)?;
     if info.holds == "state" {
         return Err(Error::file(
@@ -129,9 +204,11 @@ pub fn export(args: &ExportArgs) -> Result<()> {
             write_reference(&args.out, file, "", Storage::F32)?;
             say!("wrote {}", args.out.display());
             say!("in Python:  model.load_state_dict(safetensors.torch.load_file({:?}))", args.out);
+            say!("way back:   demist import {}{}", args.out.display(), untold(&info));
         }
         Format::Diffusers => {
-            write_diffusers(&args.out, info.model.unet()?, &info.diffusion, file, Storage::F32)?;
+            let model = info.model.unet().map_err(|e| Error::file(&args.file, e.to_string()))?;
+            write_diffusers(&args.out, model, &info.diffusion, file, Storage::F32)?;
             say!("wrote {}", args.out.display());
         }
     }

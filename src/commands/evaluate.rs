@@ -7,7 +7,7 @@ use super::latents::psnr;
 use super::sampling::{Draw, Want, draw, load, values};
 use super::{bar, check_batch, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
-use demist::diffusion::SampleOptions;
+use demist::diffusion::{SampleOptions, SpacedSchedule};
 use demist::graph::FlatKind;
 use demist::model::ModelConfig;
 use demist::output::image::{from_u8, to_u8};
@@ -47,17 +47,15 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let (info, file) = read_network(&args.file)?;
     let (size, channels) = (info.model.image_size(), info.model.in_channels());
     let given = read_images(&args.data, size, channels, args.count, &info)?;
-    if info.model.classes().is_some() && given.labels.is_none() {
-        return Err(Error::Config(format!(
-            "{} does not tell the classes of its images, which the network needs",
-            args.data.display()
-        )));
+    let labels = given.needed_labels(&args.data, &info, "")?;
+    if info.model.unet().is_ok_and(|m| m.small_size.is_some()) {
+        SpacedSchedule::new(&info.diffusion, &args.steps)?;
     }
     let stop = stop_on_ctrl_c()?;
     let gpu = open_device(device)?;
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
-    let work = Work { ctx, args, info: &info, file: &file, given: &given, stop };
+    let work = Work { ctx, args, info: &info, file: &file, given: &given, labels: &labels, stop };
     say!("{} images of {}", given.count, args.data.display());
     match &info.model {
         ModelConfig::Encoder(_) => {
@@ -81,6 +79,8 @@ struct Work<'a> {
     info: &'a NetworkInfo,
     file: &'a TensorFile,
     given: &'a GivenImages,
+    /// None of an unconditional network.
+    labels: &'a [u32],
     stop: StopFlag,
 }
 
@@ -108,7 +108,7 @@ impl Work<'_> {
         let len = self.given.pixels.len() / self.given.count;
         let fetch = |i: usize, out: &mut [f32]| {
             out.copy_from_slice(&self.given.pixels[i * len..(i + 1) * len]);
-            Ok(self.given.labels.as_ref().map_or(0, |l| l[i]))
+            Ok(self.labels.get(i).copied().unwrap_or(0))
         };
         let evaluation = evaluator.run(ctx, self.given.count, &fetch, &mut |done| {
             bar.set_position(done as u64);
@@ -137,13 +137,8 @@ impl Work<'_> {
             seed: self.args.seed,
             ..Default::default()
         };
-        let labels = self.given.labels.as_deref().filter(|_| model.num_classes.is_some());
-        let what = Draw {
-            count,
-            labels: labels.unwrap_or(&[]),
-            low_res: Some(&low_res),
-            ..Default::default()
-        };
+        let what =
+            Draw { count, labels: self.labels, low_res: Some(&low_res), ..Default::default() };
         let drawn = draw(self.ctx, &loaded, &options, what, &self.stop, "enlarging")?.images;
         let bytes = |images: &[f32]| psnr(originals, &from_u8(&to_u8(images)));
         say!("bilinear    {:.2} dB PSNR from {small}x{small}", bytes(&plain));
@@ -163,15 +158,24 @@ fn print_accuracy(what: &str, e: &Evaluation) {
     if what == "noised"
         && let Some(top1) = e.term("acc@1")
     {
-        let quarters = top1.quartiles.map(|q| format!("{:.1} %", 100.0 * q));
-        say!("            top-1 by quarter of the timesteps: {}", quarters.join(", "));
+        let quarters = quarters(e, &top1.quartiles, |q| format!("{:.1} %", 100.0 * q));
+        say!("            top-1 by quarter of the timesteps: {quarters}");
     }
 }
 
 fn print_losses(e: &Evaluation) {
     say!("loss        {:.5}", e.loss());
     for term in &e.terms {
-        let quarters = term.quartiles.map(|q| format!("{q:.5}"));
-        say!("{:<11} {:.5}  by quarter: {}", term.name, term.total, quarters.join(", "));
+        let quarters = quarters(e, &term.quartiles, |q| format!("{q:.5}"));
+        say!("{:<11} {:.5}  by quarter of the timesteps: {quarters}", term.name, term.total);
     }
+}
+
+/// Means by quarter of the timesteps; a dash where no image's timestep fell.
+fn quarters(e: &Evaluation, means: &[f64], show: impl Fn(f64) -> String) -> String {
+    let shown = |(mean, images): (&f64, &usize)| match images {
+        0 => "-".to_owned(),
+        _ => show(*mean),
+    };
+    means.iter().zip(&e.quartile_images).map(shown).collect::<Vec<_>>().join(", ")
 }

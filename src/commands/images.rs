@@ -2,6 +2,7 @@
 //! atlas, or a single picture.
 
 use super::train::open_data;
+use super::train::shorten;
 use demist::checkpoint::NetworkInfo;
 use demist::data::{Augment, open_image};
 use demist::output::image::from_u8;
@@ -14,12 +15,28 @@ pub struct GivenImages {
     /// [count, size, size, channels] in [-1, 1].
     pub pixels: Vec<f32>,
     pub count: usize,
-    /// Class number of each, in the network's classes.
-    pub labels: Option<Vec<u32>>,
+    /// Class number of each, in the network's classes, or why there are none.
+    pub labels: std::result::Result<Vec<u32>, String>,
+}
+
+impl GivenImages {
+    /// The labels that `info`'s network needs, none if it is unconditional;
+    /// `remedy` follows the error.
+    pub fn needed_labels(&self, path: &Path, info: &NetworkInfo, remedy: &str) -> Result<Vec<u32>> {
+        match (&self.labels, info.model.classes()) {
+            (_, None) => Ok(Vec::new()),
+            (Ok(labels), Some(_)) => Ok(labels.clone()),
+            (Err(why), Some(classes)) => Err(Error::file(
+                path,
+                format!("{why}, and the network needs one of {classes} classes{remedy}"),
+            )),
+        }
+    }
 }
 
 /// Reads up to `most` images of `size` and `channels`; labels are translated to
-/// the classes of `info` by name, or are numbers in an archive.
+/// the classes of `info` by name (by number if it has no names), or are numbers in
+/// an archive.
 pub fn read_images(
     path: &Path,
     size: usize,
@@ -36,7 +53,8 @@ pub fn read_images(
         && !path.with_extension("json").is_file();
     if single {
         let pixels = from_u8(&open_image(path, size, channels)?);
-        return Ok(GivenImages { pixels, count: 1, labels: None });
+        let labels = Err("a picture does not tell its class".into());
+        return Ok(GivenImages { pixels, count: 1, labels });
     }
     let set = open_data(path, Some(size), Some(channels), false)?;
     let count = set.len().min(most);
@@ -46,9 +64,27 @@ pub fn read_images(
     for (i, out) in pixels.chunks_mut(set.image_len()).enumerate() {
         set.write_floats(at(i), Augment::default(), out)?;
     }
-    let name = |i: usize| &set.classes()[set.label(at(i)) as usize];
-    let class = |i: usize| info.data.classes.iter().position(|c| c == name(i)).map(|c| c as u32);
-    let labels: Option<Vec<u32>> = (0..count).map(class).collect();
+    let known = &info.data.classes;
+    let by_number = known.is_empty() && info.model.classes() == Some(set.classes().len());
+    let class = |i: usize| {
+        let label = set.label(at(i));
+        let name = &set.classes()[label as usize];
+        match known.iter().position(|c| c == name) {
+            Some(class) => Ok(class as u32),
+            None if by_number => Ok(label),
+            None if known.is_empty() => {
+                Err(format!("has {} classes, the network's have no names", set.classes().len()))
+            }
+            None => Err(format!(
+                "has images of the class {name}, which the network does not know ({})",
+                shorten(known)
+            )),
+        }
+    };
+    let labels = match set.classes().len() {
+        1 if !known.contains(&set.classes()[0]) => Err("does not tell classes".into()),
+        _ => (0..count).map(class).collect(),
+    };
     Ok(GivenImages { pixels, count, labels })
 }
 
@@ -67,6 +103,9 @@ fn from_archive(
             format!("holds images of {w}x{h}x{c}, {size}x{size}x{channels} are needed"),
         ));
     }
+    if n == 0 {
+        return Err(Error::file(path, "holds no images"));
+    }
     let count = n.min(most);
     let pixels = from_u8(&samples.images[..count * h * w * c]);
     let classes = info.model.classes();
@@ -78,6 +117,9 @@ fn from_archive(
             Err(Error::file(path, format!("label {l} is no class of the network")))
         }
     };
-    let labels = samples.labels.map(|l| l[..count].iter().map(label).collect()).transpose()?;
+    let labels = match samples.labels {
+        Some(labels) => Ok(labels[..count].iter().map(label).collect::<Result<_>>()?),
+        None => Err("holds no labels (arr_1)".into()),
+    };
     Ok(GivenImages { pixels, count, labels })
 }

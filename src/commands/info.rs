@@ -39,19 +39,8 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
             (info.model, info.diffusion)
         }
     };
-    match &model {
-        ModelConfig::UNet(m) => print_unet(m),
-        ModelConfig::Encoder(m) => print_encoder(m),
-    }
-    say!(
-        "diffusion   {} steps, {:?} schedule, predicts {:?}, variance {:?}, loss {:?}{}",
-        diffusion.diffusion_steps,
-        diffusion.noise_schedule,
-        diffusion.mean_type,
-        diffusion.var_type,
-        diffusion.loss_type,
-        if diffusion.rescale_timesteps { ", timesteps in thousandths" } else { "" }
-    );
+    print_network(&model);
+    print_process(&model, &diffusion);
     // Only sizes matter here; a device may bind less, which its own plan then says.
     let caps = boundless();
     check_batch(&caps, &model, args.batch)?;
@@ -131,6 +120,11 @@ fn hint(e: demist::Error, file: &Path) -> demist::Error {
 
 fn print_file(path: &Path, info: &NetworkInfo) {
     say!("file        {} (holds {})", path.display(), info.holds);
+    if info.progress.step == 0 && info.data.images == 0 {
+        say!("imported    from {}", info.data.source);
+        say!("recipe      {}", info.command);
+        return;
+    }
     say!(
         "trained     {} steps, {} images seen, on {}",
         info.progress.step,
@@ -152,6 +146,31 @@ fn print_file(path: &Path, info: &NetworkInfo) {
         t.lr,
         t.ema_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", "),
         t.seed
+    );
+}
+
+/// The network in a few lines.
+pub fn print_network(model: &ModelConfig) {
+    match model {
+        ModelConfig::UNet(m) => print_unet(m),
+        ModelConfig::Encoder(m) => print_encoder(m),
+    }
+}
+
+/// The process that a network was trained for.
+pub fn print_process(model: &ModelConfig, d: &DiffusionConfig) {
+    let what = match model {
+        ModelConfig::UNet(_) => format!(
+            ", predicts {:?}, variance {:?}, loss {:?}",
+            d.mean_type, d.var_type, d.loss_type
+        ),
+        ModelConfig::Encoder(_) => String::new(),
+    };
+    say!(
+        "diffusion   {} steps, {:?} schedule{what}{}",
+        d.diffusion_steps,
+        d.noise_schedule,
+        if d.rescale_timesteps { ", timesteps in thousandths" } else { "" }
     );
 }
 

@@ -3,8 +3,8 @@
 //! latents to images that can be followed backwards.
 
 use super::images::read_images;
-use super::sample::prepare_output;
-use super::sampling::{Draw, Loaded, Want, draw, load};
+use super::sample::{OutputKind, check_count, prepare_output};
+use super::sampling::{Draw, Loaded, Want, draw, draws_from_noise, load};
 use super::{command_line, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, read_network};
 use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
@@ -66,6 +66,9 @@ pub struct InterpolateArgs {
     out: PathBuf,
 }
 
+/// More are no picture.
+const MAX_FRAMES: usize = 1000;
+
 /// A network ready to follow its deterministic path both ways.
 struct DdimPath<'a> {
     ctx: Context<'a>,
@@ -109,15 +112,18 @@ pub fn invert(device: Option<&str>, args: &InvertArgs) -> Result<()> {
     }
     let (info, file) = read_network(&args.file)?;
     SpacedSchedule::new(&info.diffusion, &args.steps)?;
+    draws_from_noise(&args.file, &info)?;
+    let kind = OutputKind::of(&args.out)?;
+    if kind == OutputKind::Folder {
+        return Err(Error::file(&args.out, "--out must end in .png or .npz"));
+    }
+    let class = args.class.as_ref().map(|name| info.class(name)).transpose()?;
     let (size, channels) = image_shape(&info);
     let given = read_images(&args.images, size, channels, args.count, &info)?;
-    let labels = match (info.model.classes(), &args.class, given.labels) {
-        (None, ..) => Vec::new(),
-        (Some(_), Some(name), _) => vec![info.class(name)?; given.count],
-        (Some(_), None, Some(labels)) => labels,
-        (Some(_), None, None) => {
-            return Err(Error::Config("the network is conditional: give --class".into()));
-        }
+    check_count(given.count, 1, &info)?;
+    let labels = match class {
+        Some(class) => vec![class; given.count],
+        None => given.needed_labels(&args.images, &info, ": give --class")?,
     };
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
@@ -132,7 +138,7 @@ pub fn invert(device: Option<&str>, args: &InvertArgs) -> Result<()> {
     let mse = mean_square(&latents, None);
     say!("latents     mean square {mse:.4} (1 where they are what the sampler starts from)");
     say!("round trip  {:.2} dB PSNR", psnr(&given.pixels, &back));
-    if args.out.extension().is_some_and(|e| e == "npz") {
+    if kind == OutputKind::Archive {
         npz::save_floats(&args.out, "latents", &latents, &[given.count, size, size, channels])?;
     } else {
         // Latents are about three times as wide as pixels.
@@ -160,21 +166,24 @@ pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
 
 /// Draws the images between two latents.
 pub fn interpolate(device: Option<&str>, args: &InterpolateArgs) -> Result<()> {
-    if args.frames < 2 {
-        return Err(Error::Config("--frames must be at least 2".into()));
+    if !(2..=MAX_FRAMES).contains(&args.frames) {
+        return Err(Error::Config(format!("--frames must be at least 2, at most {MAX_FRAMES}")));
     }
     let (info, file) = read_network(&args.file)?;
     SpacedSchedule::new(&info.diffusion, &args.steps)?;
+    draws_from_noise(&args.file, &info)?;
     let classes = match (info.model.classes(), args.classes.is_empty()) {
         (Some(_), true) => {
-            return Err(Error::Config("the network is conditional: give --class".into()));
+            return Err(Error::Config(format!(
+                "the network is conditional: give --class, of {}",
+                info.class_names()
+            )));
         }
         (None, false) => info.class(&args.classes[0]).map(|c| vec![c])?,
         _ => super::sample::classes_named(&args.classes, &info)?,
     };
-    if args.out.extension().is_none_or(|e| e != "png") {
-        return Err(Error::Config("--out must end in .png".into()));
-    }
+    OutputKind::must_be_picture(&args.out)?;
+    check_count(args.frames, classes.len().max(1), &info)?;
     let ends = [End::parse(&args.from, &info)?, End::parse(&args.to, &info)?];
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
@@ -218,6 +227,12 @@ impl End {
     fn parse(text: &str, info: &NetworkInfo) -> Result<End> {
         if let Ok(number) = text.parse() {
             return Ok(End::Number(number));
+        }
+        if !Path::new(text).exists() {
+            return Err(Error::Config(format!(
+                "`{text}` is neither an image file nor a number from 0 to {}",
+                u32::MAX
+            )));
         }
         let (size, channels) = image_shape(info);
         Ok(End::Image(read_images(Path::new(text), size, channels, 1, info)?.pixels))

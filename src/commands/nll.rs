@@ -1,10 +1,13 @@
 //! `demist nll`: bits per dimension of a data set under a network.
 
 use super::images::read_images;
+use super::sample::{OutputKind, prepare_output};
 use super::sampling::{upload, values};
-use super::{bar, check_batch, command_line, open_device, stop_on_ctrl_c};
+use super::{bar, check_batch, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, read_network};
-use demist::diffusion::{ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob};
+use demist::diffusion::{
+    ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob, SpacedSchedule,
+};
 use demist::output::metrics::MetricsWriter;
 use demist::output::plot::{Series, Style, line_plot};
 use demist::runtime::{Context, Pipelines};
@@ -49,24 +52,20 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let model = info.model.unet().map_err(|e| Error::file(&args.file, e.to_string()))?;
     let (size, channels) = (model.image_size, model.in_channels);
     let given = read_images(&args.data, size, channels, args.count, &info)?;
-    let labels = match (model.num_classes, given.labels) {
-        (None, _) => Vec::new(),
-        (Some(_), Some(labels)) => labels,
-        (Some(_), None) => {
-            return Err(Error::Config(format!(
-                "the network is conditional and {} does not tell the classes of its images",
-                args.data.display()
-            )));
-        }
-    };
-    std::fs::create_dir_all(&args.out).map_err(|e| Error::io("create", &args.out, e))?;
+    let labels = given.needed_labels(&args.data, &info, "")?;
     let batch = args.batch.min(given.count);
+    // Refuses what it cannot score, before a folder is made.
+    let wiring = LikelihoodGraph::new(model, &info.diffusion, batch, !args.no_clip, false)?;
+    SpacedSchedule::new(&info.diffusion, &args.steps)?;
+    if OutputKind::of(&args.out)? != OutputKind::Folder {
+        return Err(Error::file(&args.out, "--out is a folder of three files: give no extension"));
+    }
+    prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let gpu = open_device(device)?;
     check_batch(&gpu.caps, &info.model, batch)?;
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
-    let wiring = LikelihoodGraph::new(model, &info.diffusion, batch, !args.no_clip, false)?;
     let plan = wiring.plan(&gpu.caps)?;
     let params = &wiring.graph.params;
     let flat = upload(ctx, &plan, params, &values(params, &args.file, &info, &file)?)?;
@@ -128,7 +127,6 @@ fn report(
     for path in [by_step, by_image, plot] {
         say!("{}", path.display());
     }
-    note!("{}", command_line());
     Ok(())
 }
 

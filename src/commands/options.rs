@@ -295,16 +295,16 @@ impl RunArgs {
     }
 }
 
-/// The validation set, which must have the classes of the training set.
+/// The validation set, which must have the `classes` of a conditional network.
 pub fn open_validation(
     path: Option<&Path>,
     size: usize,
     channels: usize,
-    classes: &[String],
+    classes: Option<&[String]>,
 ) -> Result<Option<Arc<Dataset>>> {
     let Some(path) = path else { return Ok(None) };
     let set = open_data(path, Some(size), Some(channels), false)?;
-    if set.classes() != classes {
+    if let Some(classes) = classes.filter(|c| *c != set.classes()) {
         return Err(Error::Config(format!(
             "the validation set has the classes {}, the training set {}",
             shorten(set.classes()),

@@ -1,12 +1,13 @@
 //! `demist sample`: draws images from a network file, guided or not, and
 //! enlarges them by further networks.
 
-use super::images::read_images;
+use super::images::{GivenImages, read_images};
 use super::sampling::{Draw, Loaded, Want, draw, draw_pixels, label_info, load};
 use super::{command_line, open_device, stop_on_ctrl_c};
-use demist::checkpoint::{NetworkInfo, read_info, read_network};
+use demist::checkpoint::{NetworkInfo, read_network};
 use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
 use demist::gpu::human_bytes;
+use demist::model::{check_parameters, model_params};
 use demist::output::image::{from_u8, to_u8};
 use demist::output::{Grid, image, npz};
 use demist::runtime::{Context, Pipelines};
@@ -20,7 +21,7 @@ pub struct Args {
     /// A network file, or a run folder's network.safetensors.
     file: PathBuf,
     /// Classes to draw, by name or number, comma-separated, or "all"; one row
-    /// each. Random classes otherwise.
+    /// each. Random classes otherwise, or those that --low-res tells.
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',')]
     classes: Vec<String>,
     /// Images, of each class if classes are given.
@@ -30,15 +31,15 @@ pub struct Args {
     process: ProcessArgs,
     #[command(flatten)]
     guidance: GuidanceArgs,
-    /// Small images for a super-resolution network: an .npz of samples, a folder
-    /// or a picture.
+    /// Small images for a super-resolution network: an .npz of samples, a folder,
+    /// an atlas or a picture; the first --count of an archive, spread over others.
     #[arg(long, value_name = "IMAGES")]
     low_res: Option<PathBuf>,
     /// Enlarge what was drawn by this super-resolution network; may be repeated.
     #[arg(long, value_name = "NETWORK")]
     upsample: Vec<PathBuf>,
     /// Steps of the enlarging networks [default: as --steps].
-    #[arg(long)]
+    #[arg(long, value_name = "STEPS", requires = "upsample")]
     upsample_steps: Option<String>,
     /// Show so many predicted clean images on the way, one row an image.
     #[arg(long, value_name = "COLUMNS")]
@@ -62,9 +63,9 @@ pub struct ProcessArgs {
     /// spacing ("ddim25"), or "" for all.
     #[arg(long, default_value = "50")]
     pub steps: String,
-    /// The update rule.
-    #[arg(long, value_enum, default_value_t = Rule::Ddim)]
-    pub sampler: Rule,
+    /// The update rule [default: ddim; with a classifier ddpm].
+    #[arg(long, value_enum)]
+    pub sampler: Option<Rule>,
     /// Noise of DDIM: 0 is deterministic, 1 as noisy as DDPM.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub eta: f64,
@@ -83,9 +84,9 @@ pub struct GuidanceArgs {
     /// Follow the gradient of this classifier.
     #[arg(long, value_name = "NETWORK")]
     pub classifier: Option<PathBuf>,
-    /// Scale of the classifier's gradient.
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    pub classifier_scale: f64,
+    /// Scale of the classifier's gradient [default: 1].
+    #[arg(long, value_name = "SCALE", requires = "classifier", allow_negative_numbers = true)]
+    pub classifier_scale: Option<f64>,
     /// Weight of classifier-free guidance: 1 is the conditional prediction, more
     /// exaggerates the difference to the unconditional one.
     #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, allow_negative_numbers = true)]
@@ -104,50 +105,74 @@ pub enum Rule {
 }
 
 impl ProcessArgs {
+    /// The rule asked for. A classifier's gradient shifts DDIM's clean image by
+    /// its share of the noise, without a bound where there is hardly a signal (the
+    /// first steps of the cosine schedule); DDPM's mean moves by the small variance.
+    fn rule(&self, classifier: bool) -> Rule {
+        self.sampler.unwrap_or(if classifier { Rule::Ddpm } else { Rule::Ddim })
+    }
+
     /// The options, refused early where they are impossible for the network.
-    pub fn options(
-        &self,
-        info: &NetworkInfo,
-        guidance: Option<&GuidanceArgs>,
-    ) -> Result<SampleOptions> {
+    pub fn options(&self, info: &NetworkInfo, classifier: bool) -> Result<SampleOptions> {
+        let rule = self.rule(classifier);
         let options = SampleOptions {
             respacing: self.steps.clone(),
-            sampler: match self.sampler {
+            sampler: match rule {
                 Rule::Ddpm => Sampler::Ddpm,
                 Rule::Ddim => Sampler::Ddim { eta: self.eta },
             },
             clip: !self.no_clip,
             seed: self.seed,
-            classifier_scale: guidance.map_or(1.0, |g| g.classifier_scale),
-            guidance_weight: guidance.map_or(1.0, |g| g.guidance),
-            unconditional: guidance.is_some_and(|g| g.unconditional),
+            ..Default::default()
         };
-        options.sampler.validate()?;
-        SpacedSchedule::new(&info.diffusion, &options.respacing)?;
-        for (name, v) in [
-            ("--classifier-scale", options.classifier_scale),
-            ("--guidance", options.guidance_weight),
-        ] {
-            if !v.is_finite() {
-                return Err(Error::Config(format!("{name} must be a finite number")));
-            }
+        Sampler::Ddim { eta: self.eta }.validate()?;
+        if rule == Rule::Ddpm && self.eta != 0.0 {
+            return Err(Error::Config("--eta is for --sampler ddim".into()));
         }
+        SpacedSchedule::new(&info.diffusion, &options.respacing)?;
         Ok(options)
     }
 
     /// For the small print of a picture.
-    pub fn describe(&self) -> String {
+    pub fn describe(&self, classifier: bool) -> String {
         let steps = if self.steps.is_empty() { "all" } else { &self.steps };
-        format!("{steps} steps of {:?}, seed {}", self.sampler, self.seed)
+        let rule = match self.rule(classifier) {
+            Rule::Ddpm => "DDPM",
+            Rule::Ddim => "DDIM",
+        };
+        format!("{steps} steps of {rule}, seed {}", self.seed)
+    }
+}
+
+/// Refuses scales of guidance that no picture survives.
+pub fn check_scale(name: &str, scale: f64) -> Result<f64> {
+    if scale.abs() <= MAX_SCALE {
+        Ok(scale)
+    } else {
+        Err(Error::Config(format!("{name} {scale:?} is not between -{MAX_SCALE} and {MAX_SCALE}")))
     }
 }
 
 impl GuidanceArgs {
+    /// `options` with the scales.
+    fn apply(&self, options: SampleOptions) -> Result<SampleOptions> {
+        let scale = self.classifier_scale.unwrap_or(1.0);
+        Ok(SampleOptions {
+            classifier_scale: check_scale("--classifier-scale", scale)?,
+            guidance_weight: check_scale("--guidance", self.guidance)?,
+            unconditional: self.unconditional,
+            ..options
+        })
+    }
+
     /// Whether the network is evaluated with and without its class.
     pub fn is_classifier_free(&self) -> bool {
         self.guidance != 1.0
     }
 }
+
+/// The largest scale of guidance.
+const MAX_SCALE: f64 = 1e4;
 
 /// Draws and writes.
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
@@ -156,21 +181,25 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     }
     let (info, file) = read_network(&args.file)?;
     let model = info.model.unet().map_err(|e| Error::file(&args.file, e.to_string()))?.clone();
-    let options = args.process.options(&info, Some(&args.guidance))?;
-    let named = label_info(&info, args.guidance.classifier.as_deref())?;
     // What can be refused is refused before the work.
-    let needs_no_class = args.guidance.is_classifier_free() || args.guidance.unconditional;
-    if needs_no_class && !model.null_class {
+    let options = args.process.options(&info, args.guidance.classifier.is_some())?;
+    let options = args.guidance.apply(options)?;
+    if (args.guidance.is_classifier_free() || args.guidance.unconditional) && !model.null_class {
         return Err(Error::Config(
             "the network knows no images without a class: --guidance and --unconditional need one \
              that was trained with --label-dropout"
                 .into(),
         ));
     }
-    let stages = stages(args, &info)?;
+    let named = label_info(&info, args.guidance.classifier.as_deref())?;
+    let kind = OutputKind::of(&args.out)?;
+    if args.strip.is_some() && kind != OutputKind::Picture {
+        return Err(Error::Config("--strip draws a picture: --out must end in .png".into()));
+    }
+    let stages = stages(args, &info, &named)?;
     let given = match (&args.low_res, model.small_size) {
         (Some(path), Some(small)) => {
-            Some(read_images(path, small, model.in_channels, args.count, &info)?)
+            Some(read_images(path, small, model.in_channels, args.count, &named)?)
         }
         (None, None) => None,
         (None, Some(small)) => {
@@ -182,11 +211,7 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
             return Err(Error::Config("--low-res is for super-resolution networks".into()));
         }
     };
-    let (labels, count) = match given.as_ref().and_then(|g| g.labels.clone().map(|l| (l, g.count)))
-    {
-        Some((labels, count)) if named.model.classes().is_some() => (labels, count),
-        _ => choose_labels(args, &named, given.as_ref().map(|g| g.count))?,
-    };
+    let (labels, count) = choose_labels(args, &named, given.as_ref())?;
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let gpu = open_device(device)?;
@@ -206,8 +231,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         low_res: given.as_ref().map(|g| g.pixels.as_slice()),
         ..Default::default()
     };
-    let out =
-        Output { args, info: &named, labels: &labels, count, device: gpu.summary.to_string() };
+    let device = gpu.summary.to_string();
+    let out = Output { args, kind, info: &named, labels: &labels, count, device };
     match args.strip {
         Some(columns) => out.strip(ctx, &loaded, &options, what, columns, &stop)?,
         None => {
@@ -223,8 +248,9 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Checks that each enlarging network takes what the one before makes.
-fn stages(args: &Args, base: &NetworkInfo) -> Result<Vec<NetworkInfo>> {
+/// Checks that each enlarging network takes what the one before makes; `named`
+/// tells the classes of the labels.
+fn stages(args: &Args, base: &NetworkInfo, named: &NetworkInfo) -> Result<Vec<NetworkInfo>> {
     if args.strip.is_some() && !args.upsample.is_empty() {
         return Err(Error::Config(
             "--strip shows one network's steps; leave out --upsample".into(),
@@ -233,9 +259,9 @@ fn stages(args: &Args, base: &NetworkInfo) -> Result<Vec<NetworkInfo>> {
     let mut size = base.model.image_size();
     let mut stages = Vec::new();
     for path in &args.upsample {
-        let info = read_info(path)?;
+        let (info, file) = read_network(path)?;
         let fail = |detail: String| Err(Error::file(path, detail));
-        let model = info.model.unet()?;
+        let model = info.model.unet().map_err(|e| Error::file(path, e.to_string()))?;
         match model.small_size {
             Some(small) if small == size => {}
             Some(small) => {
@@ -250,9 +276,31 @@ fn stages(args: &Args, base: &NetworkInfo) -> Result<Vec<NetworkInfo>> {
                 base.model.in_channels()
             ));
         }
-        if model.num_classes.is_some() && info.data.classes != base.data.classes {
-            return fail("knows other classes than the first network".into());
+        if let Some(classes) = model.num_classes {
+            let (theirs, ours) = (&info.data.classes, &named.data.classes);
+            match named.model.classes() {
+                None => {
+                    return fail(format!(
+                        "needs one of {classes} classes, the first network draws images of none"
+                    ));
+                }
+                Some(n) if n != classes => {
+                    return fail(format!("knows {classes} classes, the first network {n}"));
+                }
+                Some(_) if !theirs.is_empty() && !ours.is_empty() && theirs != ours => {
+                    let [theirs, ours] = [theirs, ours].map(|c| super::train::shorten(c));
+                    return fail(format!("knows the classes {theirs}, the first network {ours}"));
+                }
+                Some(_) => {}
+            }
         }
+        let steps = args.upsample_steps.as_ref().unwrap_or(&args.process.steps);
+        SpacedSchedule::new(&info.diffusion, steps)
+            .map_err(|e| Error::file(path, e.to_string()))?;
+        // A file that does not fit is found now, not when its turn comes.
+        let prefix = if info.holds == "state" { "ema." } else { "" };
+        check_parameters(&model_params(&info.model)?, &file, prefix)
+            .map_err(|e| Error::file(path, e))?;
         size = model.image_size;
         stages.push(info);
     }
@@ -303,13 +351,13 @@ fn enlarge(
 }
 
 /// The class of every image, row by row (none of an unconditional network),
-/// and the number of images; `given` is how many there must be.
+/// and the number of images; `given` are the small ones they are enlarged from.
 fn choose_labels(
     args: &Args,
     info: &NetworkInfo,
-    given: Option<usize>,
+    given: Option<&GivenImages>,
 ) -> Result<(Vec<u32>, usize)> {
-    let each = given.unwrap_or(args.count);
+    let each = given.map_or(args.count, |g| g.count);
     let Some(classes) = info.model.classes() else {
         if let Some(name) = args.classes.first() {
             info.class(name)?;
@@ -319,13 +367,20 @@ fn choose_labels(
     };
     if args.classes.is_empty() {
         check_count(each, 1, info)?;
+        if let Some(labels) = given.and_then(|g| g.labels.as_ref().ok()) {
+            return Ok((labels.clone(), each));
+        }
         let (seed, stream) = (args.process.seed, demist::rng::STREAM_LABEL);
         let draw = |i| demist::rng::uniform_below(seed, 0, stream, i, 0, classes as u32);
         return Ok(((0..each as u32).map(draw).collect(), each));
     }
     let wanted = classes_named(&args.classes, info)?;
     if given.is_some() && wanted.len() > 1 {
-        return Err(Error::Config("the small images have no labels: give one --class".into()));
+        return Err(Error::Config(
+            "the images of --low-res are drawn once each: give one --class, or none to draw each \
+             as what it is"
+                .into(),
+        ));
     }
     let count = check_count(each, wanted.len(), info)?;
     let labels = wanted.into_iter().flat_map(|c| std::iter::repeat_n(c, each)).collect();
@@ -365,14 +420,47 @@ pub fn check_count(each: usize, classes: usize, info: &NetworkInfo) -> Result<us
     Ok(count)
 }
 
-/// A name ending in .png or .npz is a file, anything else a folder of images.
-fn is_file_name(out: &Path) -> bool {
-    out.extension().is_some_and(|e| e == "png" || e == "npz")
+/// What is written, by the name of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// A grid of images (.png).
+    Picture,
+    /// A NumPy archive (.npz).
+    Archive,
+    /// A folder of images: any other name.
+    Folder,
+}
+
+impl OutputKind {
+    /// The kind of `out`; a name that promises another kind of file is refused.
+    pub fn of(out: &Path) -> Result<OutputKind> {
+        let extension = out.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        match extension.as_deref() {
+            Some("png") => Ok(OutputKind::Picture),
+            Some("npz") => Ok(OutputKind::Archive),
+            Some(
+                e @ ("jpg" | "jpeg" | "gif" | "webp" | "bmp" | "tif" | "tiff" | "npy" | "pt"
+                | "safetensors" | "csv" | "json" | "txt"),
+            ) => Err(Error::file(
+                out,
+                format!("no .{e} can be written: name a .png, an .npz or a folder"),
+            )),
+            _ => Ok(OutputKind::Folder),
+        }
+    }
+
+    /// Refuses all but pictures, before the work.
+    pub fn must_be_picture(out: &Path) -> Result<()> {
+        match OutputKind::of(out)? {
+            OutputKind::Picture => Ok(()),
+            _ => Err(Error::file(out, "--out must be a picture, with a name that ends in .png")),
+        }
+    }
 }
 
 /// Makes the output folder, and fails before the work rather than after it.
 pub fn prepare_output(out: &Path) -> Result<()> {
-    let folder = if is_file_name(out) {
+    let folder = if OutputKind::of(out)? != OutputKind::Folder {
         if out.is_dir() {
             return Err(Error::file(out, "is a folder, a file of that name cannot be written"));
         }
@@ -381,6 +469,9 @@ pub fn prepare_output(out: &Path) -> Result<()> {
         std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
         out
     };
+    if !folder.is_dir() {
+        return Err(Error::file(out, format!("there is no folder {}", folder.display())));
+    }
     let probe = tempfile::tempfile_in(folder);
     probe.map(|_| ()).map_err(|e| Error::io("write in", folder, io_reason(e)))
 }
@@ -400,6 +491,7 @@ fn file_name_part(class: &str) -> String {
 /// Where the images go, and what is written beside them.
 struct Output<'a> {
     args: &'a Args,
+    kind: OutputKind,
     info: &'a NetworkInfo,
     labels: &'a [u32],
     count: usize,
@@ -414,9 +506,9 @@ impl Output<'_> {
 
     fn footer(&self) -> String {
         let g = &self.args.guidance;
-        let mut text = self.args.process.describe();
+        let mut text = self.args.process.describe(g.classifier.is_some());
         if g.classifier.is_some() {
-            text += &format!(", classifier scale {}", g.classifier_scale);
+            text += &format!(", classifier scale {}", g.classifier_scale.unwrap_or(1.0));
         }
         if g.is_classifier_free() {
             text += &format!(", guidance {}", g.guidance);
@@ -429,8 +521,8 @@ impl Output<'_> {
         let channels = self.info.model.in_channels();
         let recipe = command_line();
         let text = [("Software", "demist"), ("Comment", recipe.as_str()), ("Source", &self.device)];
-        match args.out.extension().and_then(|e| e.to_str()) {
-            Some("png") => {
+        match self.kind {
+            OutputKind::Picture => {
                 let rows = !args.classes.is_empty() && count == args.count * (count / args.count);
                 let columns = if rows { args.count } else { count.min(8) };
                 let mut grid =
@@ -441,12 +533,12 @@ impl Output<'_> {
                 }
                 grid.save(&args.out, &text)
             }
-            Some("npz") => {
+            OutputKind::Archive => {
                 let labels: Vec<i64> = labels.iter().map(|l| i64::from(*l)).collect();
                 let labels = (!labels.is_empty()).then_some(labels.as_slice());
                 npz::save_samples(&args.out, pixels, [count, size, size, channels], labels)
             }
-            _ => {
+            OutputKind::Folder => {
                 for (i, image) in pixels.chunks(size * size * channels).enumerate() {
                     let class = labels.get(i).map(|l| file_name_part(&self.class_name(l)) + "_");
                     let name = format!("{}{i:05}.png", class.unwrap_or_default());
@@ -468,9 +560,6 @@ impl Output<'_> {
         columns: usize,
         stop: &StopFlag,
     ) -> Result<()> {
-        if self.args.out.extension().is_none_or(|e| e != "png") {
-            return Err(Error::Config("--strip draws a picture: --out must end in .png".into()));
-        }
         let schedule = SpacedSchedule::new(&loaded.info.diffusion, &options.respacing)?;
         let steps = schedule.num_steps();
         let columns = columns.min(steps);

@@ -8,7 +8,7 @@ use demist::diffusion::{
 };
 use demist::gpu::Caps;
 use demist::graph::{FlatKind, ParamInfo, Plan};
-use demist::model::{ModelConfig, parameters};
+use demist::model::{ModelConfig, UNetConfig, parameters};
 use demist::output::image::to_u8;
 use demist::runtime::{Context, FlatBuffers};
 use demist::train::StopFlag;
@@ -106,6 +106,12 @@ fn load_guide(
     let (info, file) = read_network(path)?;
     let model = info.model.encoder().map_err(|e| Error::file(path, e.to_string()))?;
     let (ours, theirs) = (&info.data.classes, &network.data.classes);
+    if let Some(n) = network.model.classes().filter(|n| *n != model.out_channels) {
+        return Err(Error::Config(format!(
+            "the classifier knows {} classes, the network {n}",
+            model.out_channels
+        )));
+    }
     if network.model.classes().is_some() && !ours.is_empty() && !theirs.is_empty() && ours != theirs
     {
         return Err(Error::Config(format!(
@@ -123,14 +129,27 @@ fn load_guide(
     Ok((guide, flat))
 }
 
+/// The network at `path` if it draws images from noise alone.
+pub fn draws_from_noise<'a>(path: &Path, info: &'a NetworkInfo) -> Result<&'a UNetConfig> {
+    let model = info.model.unet().map_err(|e| Error::file(path, e.to_string()))?;
+    match model.small_size {
+        None => Ok(model),
+        Some(small) => Err(Error::file(
+            path,
+            format!("enlarges images of {small} pixels; a network that needs none is needed"),
+        )),
+    }
+}
+
 /// The classes that labels are taken from: the network's, or the classifier's
 /// that guides a network without any.
 pub fn label_info(info: &NetworkInfo, classifier: Option<&Path>) -> Result<NetworkInfo> {
     match (info.model.classes(), classifier) {
         (None, Some(path)) => {
             let guide = demist::checkpoint::read_info(path)?;
+            let model = guide.model.encoder().map_err(|e| Error::file(path, e.to_string()))?;
             Ok(NetworkInfo {
-                model: ModelConfig::Encoder(guide.model.encoder()?.clone()),
+                model: ModelConfig::Encoder(model.clone()),
                 data: guide.data,
                 ..info.clone()
             })
@@ -199,8 +218,10 @@ pub fn draw(
             if stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
         })?;
         if images.iter().any(|v| !v.is_finite()) {
+            let scale = options.classifier_scale.abs().max(options.guidance_weight.abs());
+            let hint = if scale > 1.0 { "; try a smaller scale of guidance" } else { "" };
             return Err(Error::Device(format!(
-                "{} produced pixels that are not finite",
+                "{} produced pixels that are not finite{hint}",
                 ctx.gpu.summary.name
             )));
         }

@@ -1,8 +1,10 @@
 //! `demist sweep`: one picture of what guidance does, classes down and scales
 //! across, every cell from the same noise.
 
-use super::sample::{ProcessArgs, classes_named, prepare_output};
-use super::sampling::{Draw, Want, draw_pixels, label_info, load};
+use super::sample::{
+    OutputKind, ProcessArgs, check_count, check_scale, classes_named, prepare_output,
+};
+use super::sampling::{Draw, Want, draw_pixels, draws_from_noise, label_info, load};
 use super::{command_line, open_device, stop_on_ctrl_c};
 use demist::checkpoint::read_network;
 use demist::diffusion::SampleOptions;
@@ -37,17 +39,25 @@ pub struct Args {
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let (info, file) = read_network(&args.file)?;
     let named = label_info(&info, args.classifier.as_deref())?;
-    let base = args.process.options(&info, None)?;
+    let model = draws_from_noise(&args.file, &info)?;
+    let guided = args.classifier.is_some();
+    let base = args.process.options(&info, guided)?;
     if named.model.classes().is_none() {
         return Err(Error::Config("neither network nor classifier knows classes".into()));
     }
     let labels = classes_named(&args.classes, &named)?;
-    if labels.is_empty() || args.scales.is_empty() || args.scales.iter().any(|s| !s.is_finite()) {
-        return Err(Error::Config("at least one class and one finite scale are needed".into()));
+    if !guided && !model.null_class {
+        return Err(Error::file(
+            &args.file,
+            "classifier-free guidance needs a network that was trained with --label-dropout; \
+             otherwise give a --classifier",
+        ));
     }
-    if args.out.extension().is_none_or(|e| e != "png") {
-        return Err(Error::Config("--out must end in .png".into()));
+    for scale in &args.scales {
+        check_scale("--scales", *scale)?;
     }
+    check_count(args.scales.len(), labels.len(), &info)?;
+    OutputKind::must_be_picture(&args.out)?;
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let gpu = open_device(device)?;
@@ -55,7 +65,7 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
     let want = Want {
         batch: labels.len().min(8),
-        classifier_free: args.classifier.is_none(),
+        classifier_free: !guided,
         classifier: args.classifier.as_deref(),
         ..Default::default()
     };
@@ -66,7 +76,7 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     for scale in &args.scales {
         let options = SampleOptions {
             classifier_scale: *scale,
-            guidance_weight: if args.classifier.is_some() { 1.0 } else { *scale },
+            guidance_weight: if guided { 1.0 } else { *scale },
             ..base.clone()
         };
         let what = Draw { count: labels.len(), labels: &labels, ..Default::default() };
@@ -76,12 +86,12 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let pixels: Vec<u8> =
         cells.flat_map(|(row, c)| c[row * len..(row + 1) * len].iter().copied()).collect();
     let name = |l: &u32| named.data.classes.get(*l as usize).cloned().unwrap_or(l.to_string());
-    let what = if args.classifier.is_some() { "classifier scale" } else { "guidance weight" };
+    let what = if guided { "classifier scale" } else { "guidance weight" };
     Grid::new(&pixels, [size, size, channels], columns.len())
         .title(what)
         .column_labels(args.scales.iter().map(f64::to_string))
         .row_labels(labels.iter().map(name))
-        .footer(format!("{}, {}", args.process.describe(), gpu.summary))
+        .footer(format!("{}, {}", args.process.describe(guided), gpu.summary))
         .save(&args.out, &[("Software", "demist"), ("Comment", &command_line())])?;
     say!("wrote {}", args.out.display());
     Ok(())

@@ -88,8 +88,13 @@ struct ModelArgs {
 /// Trains.
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let saved = args.run.saved()?;
-    if let Some(info) = &saved {
-        info.model.unet()?;
+    if let Some(info) = &saved
+        && info.model.unet().is_err()
+    {
+        return Err(Error::file(
+            &args.run.out,
+            "a classifier's run; continue it with train-classifier",
+        ));
     }
     let start = match saved {
         Some(info) => Start::again(info, &args.training, &args.data)?,
@@ -150,10 +155,16 @@ pub fn run_training(
     if info.training.steps == 0 {
         return Err(Error::Config("--steps must be at least 1".into()));
     }
+    let (done, steps) = (info.progress.step, info.training.steps);
+    if run.resume && done >= steps {
+        say!("the run has {done} steps already; for more give --steps, the number in all");
+        return Ok(());
+    }
     let (size, channels) = (info.model.image_size(), info.model.in_channels());
-    let validation =
-        open_validation(data_options.validation.as_deref(), size, channels, dataset.classes())?;
-    let options = RunOptions { initial, ..run.options(validation)? };
+    let validation = data_options.validation.as_deref();
+    let classes = info.model.classes().map(|_| dataset.classes());
+    let validation_set = open_validation(validation, size, channels, classes)?;
+    let options = RunOptions { initial, ..run.options(validation_set)? };
     let gpu = open_device(device)?;
     info.device = gpu.summary.to_string();
     if let Some(budget) = memory {
@@ -161,47 +172,144 @@ pub fn run_training(
     }
     let pipelines = Pipelines::new();
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
-    let command = info.command.split_whitespace().nth(1).unwrap_or("train").to_owned();
+    let command = match info.model {
+        ModelConfig::UNet(_) => "train",
+        ModelConfig::Encoder(_) => "train-classifier",
+    };
     let outcome = train_with_bar(ctx, Arc::new(dataset), info, &options)?;
-    if outcome.interrupted {
-        let (data, out) = (data.display(), run.out.display());
-        say!("stopped and saved; continue with: demist {command} {data} --out {out} --resume");
+    if outcome.progress.step < steps {
+        let more = validation.map(|v| format!(" --validation {}", shell_word(v)));
+        say!(
+            "stopped and saved; continue with: demist {command} {} --out {} --resume{}",
+            shell_word(data),
+            shell_word(&run.out),
+            more.unwrap_or_default()
+        );
     }
     Ok(())
 }
 
+/// A path as a shell takes it.
+fn shell_word(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,=@:%".contains(c);
+    if !path.is_empty() && path.chars().all(plain) {
+        path
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
+}
+
 fn start(args: &Args) -> Result<Start> {
     let d = &args.data_options;
-    let preset = args.model.preset.as_deref();
-    let hints = Hints::default();
-    let base = args.run.init.as_deref().map(|path| read_any(path, preset, &hints)).transpose()?;
-    let size = d.image_size.or(base.as_ref().map(|b| b.model.image_size()));
-    let channels = d.channels.or(base.as_ref().map(|b| b.model.in_channels()));
-    let dataset = open_data(&args.data, size, channels, d.random_crop)?;
+    let m = &args.model;
+    let hints = Hints {
+        num_heads: m.num_heads,
+        num_head_channels: m.num_head_channels,
+        num_res_blocks: m.num_res_blocks,
+        small_size: m.small_size,
+        ..Default::default()
+    };
+    let (base, dataset) = open_both(&args.run, m.preset.as_deref(), hints, &args.data, d)?;
     let process = base.as_ref().map_or_else(DiffusionConfig::default, |b| b.diffusion.clone());
     let diffusion = args.objective.apply(args.diffusion.apply(process)?);
-    let model = match &base {
-        Some(base) => adapt(base.model.unet()?, &args.model, &dataset, diffusion.var_type),
-        None => model_config(&args.model, &dataset, diffusion.var_type)?,
+    let model = match (&base, &args.run.init) {
+        (Some(base), Some(path)) => {
+            let base = base.model.unet().map_err(|e| Error::file(path, e.to_string()))?;
+            m.agree(base).map_err(|e| Error::file(path, e))?;
+            adapt(base, m, &dataset, diffusion.var_type)
+        }
+        _ => model_config(m, &dataset, diffusion.var_type)?,
     };
-    if args.model.label_dropout > 0.0 && model.num_classes.is_none() {
+    if m.label_dropout != 0.0 && model.num_classes.is_none() {
         return Err(Error::Config(
-            "--label-dropout hides classes, the network is not conditional on any".into(),
+            "--label-dropout is for conditional networks: the data has no classes, or \
+             --unconditional was given"
+                .into(),
         ));
     }
     let mut training = args.training.config(d)?;
-    training.label_dropout = args.model.label_dropout;
+    training.label_dropout = m.label_dropout;
     let described = (ModelConfig::UNet(model), diffusion, training);
     Start::new(described, base.as_ref(), dataset, &args.data)
 }
 
-/// A network that exists, for the classes of the data and the outputs wanted.
+/// The network to start from, if any, and the data in its size and channels.
+pub fn open_both(
+    run: &RunArgs,
+    preset: Option<&str>,
+    hints: Hints,
+    data: &Path,
+    d: &DataArgs,
+) -> Result<(Option<Imported>, Dataset)> {
+    let Some(path) = run.init.as_deref() else {
+        return Ok((None, open_data(data, d.image_size, d.channels, d.random_crop)?));
+    };
+    let hints = Hints { image_size: d.image_size, ..hints };
+    // Where neither file nor options tell the size of the images, the data does.
+    let base = read_any(path, preset, &hints).or_else(|e| {
+        let data = match d.image_size {
+            None => Dataset::open(data, &DataOptions::default()).ok(),
+            Some(_) => None,
+        };
+        let Some(data) = data else { return Err(e) };
+        let hints = Hints { image_size: Some(data.size()), ..hints };
+        read_any(path, preset, &hints).map_err(|_| e)
+    })?;
+    let size = d.image_size.unwrap_or(base.model.image_size());
+    let channels = base.model.in_channels();
+    if d.channels.is_some_and(|c| c != channels) {
+        return Err(Error::file(
+            path,
+            format!("is for images of {channels} channels: leave out --channels"),
+        ));
+    }
+    Ok((Some(base), open_data(data, Some(size), Some(channels), d.random_crop)?))
+}
+
+impl ModelArgs {
+    /// What was asked for that the network of --init is not.
+    fn agree(&self, base: &UNetConfig) -> std::result::Result<(), String> {
+        let check = |option: &str, same: bool| match same {
+            true => Ok(()),
+            false => Err(format!("{option} contradicts the network; leave it out")),
+        };
+        let width = base.model_channels;
+        check("--num-channels", self.num_channels.is_none_or(|v| v == width))?;
+        check(
+            "--channel-mult",
+            self.channel_mult.as_ref().is_none_or(|v| *v == base.channel_mult),
+        )?;
+        check("--num-res-blocks", self.num_res_blocks.is_none_or(|v| v == base.num_res_blocks))?;
+        let heads = (base.num_heads, base.num_head_channels);
+        check("--num-heads", self.num_heads.is_none_or(|v| heads == (v, None)))?;
+        check("--num-head-channels", self.num_head_channels.is_none_or(|v| heads.1 == Some(v)))?;
+        check("--small-size", self.small_size.is_none_or(|v| base.small_size == Some(v)))?;
+        check("--no-scale-shift-norm", !(self.no_scale_shift_norm && base.use_scale_shift_norm))?;
+        check("--no-resblock-updown", !(self.no_resblock_updown && base.resblock_updown))?;
+        let given = self.attention_resolutions.iter().flatten();
+        let mut sizes: Vec<usize> = given.copied().collect();
+        let mut theirs: Vec<usize> =
+            base.attention_resolutions.iter().map(|d| base.image_size / d).collect();
+        sizes.sort_unstable();
+        theirs.sort_unstable();
+        let same = self.attention_resolutions.is_none() || sizes == theirs;
+        check("--attention-resolutions", same)
+    }
+}
+
+/// The network of --init for the images and classes of the data and the outputs of
+/// the process.
 fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset, variance: VarType) -> UNetConfig {
     let classes = dataset.classes().len();
+    let num_classes = (!m.unconditional && classes > 1).then_some(classes);
+    // A row for "no class" stays where the classes do.
+    let keeps = base.null_class && num_classes == base.num_classes;
     UNetConfig {
+        image_size: dataset.size(),
         out_channels: base.in_channels * if variance.is_learned() { 2 } else { 1 },
-        num_classes: (!m.unconditional && classes > 1).then_some(classes),
-        null_class: m.label_dropout > 0.0 && !m.unconditional && classes > 1,
+        num_classes,
+        null_class: num_classes.is_some() && (keeps || m.label_dropout > 0.0),
         dropout: m.dropout.unwrap_or(base.dropout),
         use_checkpoint: m.checkpoint,
         ..base.clone()
@@ -271,12 +379,18 @@ fn check_classes(info: &NetworkInfo, dataset: &Dataset) -> Result<()> {
     Ok(())
 }
 
+/// The presets of a kind.
+pub fn names_where(kind: impl Fn(&str) -> bool) -> String {
+    let names: Vec<&str> = preset_names().iter().copied().filter(|name| kind(name)).collect();
+    names.join(", ")
+}
+
 fn model_config(m: &ModelArgs, dataset: &Dataset, variance: VarType) -> Result<UNetConfig> {
     let mut c = match &m.preset {
         Some(name) => preset(name).ok_or_else(|| {
             Error::Config(format!(
-                "unknown preset `{name}`; there are {}",
-                preset_names().join(", ")
+                "no diffusion network is called `{name}`; there are {}",
+                names_where(|name| preset(name).is_some())
             ))
         })?,
         None => default_model(dataset.size()),
@@ -291,7 +405,7 @@ fn model_config(m: &ModelArgs, dataset: &Dataset, variance: VarType) -> Result<U
     }
     c.in_channels = dataset.channels();
     c.out_channels = dataset.channels() * if variance.is_learned() { 2 } else { 1 };
-    c.small_size = m.small_size;
+    c.small_size = m.small_size.or(c.small_size);
     c.num_classes =
         (!m.unconditional && dataset.classes().len() > 1).then_some(dataset.classes().len());
     c.null_class = m.label_dropout > 0.0 && c.num_classes.is_some();
@@ -362,22 +476,20 @@ pub fn train_with_bar(
             }
             Event::Step { step, images_per_second } => {
                 bar.set_position(step);
-                bar.set_message(format!("{loss_text}{images_per_second:.1} images/s"));
+                let message = format!("{loss_text}  {images_per_second:.1} images/s");
+                bar.set_message(message.trim_start().to_owned());
             }
             Event::Log { step, loss, terms, grad_norm } => {
-                loss_text = format!("loss {loss:.4}  {}", accuracy(terms));
+                loss_text = format!("loss {loss:.4}  {}", accuracy(terms)).trim_end().to_owned();
                 if bar.is_hidden() && step.is_multiple_of(options.log_every.saturating_mul(10)) {
                     note!("step {step}: loss {loss:.4}, gradient norm {grad_norm:.3}");
                 }
             }
             Event::Evaluated { step, evaluation, best } => {
                 let star = if best { ", the best so far" } else { "" };
-                let line = format!(
-                    "step {step}: validation loss {:.4} {}{star}",
-                    evaluation.loss(),
-                    accuracy(&evaluation.terms)
-                );
-                bar.suspend(|| say!("{}", line.trim_end()));
+                let (loss, accuracy) = (evaluation.loss(), accuracy(&evaluation.terms));
+                let line = format!("step {step}: validation loss {loss:.4}  {accuracy}");
+                bar.suspend(|| say!("{}{star}", line.trim_end()));
             }
             Event::LossScaled { step, skipped, lg } => {
                 bar.suspend(|| {
@@ -413,6 +525,9 @@ pub fn train_with_bar(
     if let Some((first, last)) = outcome.losses {
         say!("loss {first:.4} -> {last:.4}");
     }
+    if options.folder.join("best.safetensors").is_file() {
+        say!("{}", options.folder.join("best.safetensors").display());
+    }
     for file in ["network.safetensors", "loss.png", "metrics.csv"] {
         say!("{}", options.folder.join(file).display());
     }
@@ -421,6 +536,7 @@ pub fn train_with_bar(
 
 /// A classifier's accuracy for the progress line.
 fn accuracy(terms: &[TermSum]) -> String {
-    let shown = |t: &TermSum| format!("{} {:.1}%  ", t.name, 100.0 * t.total);
-    terms.iter().filter(|t| t.name.starts_with("acc")).map(shown).collect()
+    let shown = |t: &TermSum| format!("{} {:.1} %", t.name, 100.0 * t.total);
+    let terms = terms.iter().filter(|t| t.name.starts_with("acc"));
+    terms.map(shown).collect::<Vec<_>>().join("  ")
 }

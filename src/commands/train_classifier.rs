@@ -2,13 +2,10 @@
 //! sampling with.
 
 use super::options::{DataArgs, DiffusionArgs, RunArgs, TrainArgs};
-use super::train::{Start, open_data, run_training};
-use demist::checkpoint::read_any;
+use super::train::{Start, names_where, open_both, run_training};
 use demist::data::Dataset;
 use demist::diffusion::DiffusionConfig;
-use demist::model::{
-    EncoderConfig, Hints, ModelConfig, Pool, default_encoder, encoder_preset, preset_names,
-};
+use demist::model::{EncoderConfig, Hints, ModelConfig, Pool, default_encoder, encoder_preset};
 use demist::{Error, Result};
 use std::path::PathBuf;
 
@@ -72,8 +69,10 @@ enum PoolArg {
 /// Trains.
 pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let saved = args.run.saved()?;
-    if let Some(info) = &saved {
-        info.model.encoder()?;
+    if let Some(info) = &saved
+        && info.model.encoder().is_err()
+    {
+        return Err(Error::file(&args.run.out, "no classifier's run; continue it with train"));
     }
     let start = match saved {
         Some(info) => Start::again(info, &args.training, &args.data)?,
@@ -85,28 +84,63 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
 
 fn start(args: &Args) -> Result<Start> {
     let d = &args.data_options;
-    let preset = args.model.preset.as_deref();
-    let hints = Hints::default();
-    let base = args.run.init.as_deref().map(|path| read_any(path, preset, &hints)).transpose()?;
-    let size = d.image_size.or(base.as_ref().map(|b| b.model.image_size()));
-    let channels = d.channels.or(base.as_ref().map(|b| b.model.in_channels()));
-    let dataset = open_data(&args.data, size, channels, d.random_crop)?;
+    let m = &args.model;
+    let hints = Hints { num_res_blocks: m.classifier_depth, ..Default::default() };
+    let (base, dataset) = open_both(&args.run, m.preset.as_deref(), hints, &args.data, d)?;
     let classes = dataset.classes().len();
     if classes < 2 {
         return Err(Error::Config(format!(
             "a classifier needs at least 2 classes, the data has {classes}"
         )));
     }
-    let model = match &base {
-        Some(b) => EncoderConfig { out_channels: classes, ..b.model.encoder()?.clone() },
-        None => encoder_config(&args.model, &dataset)?,
+    let model = match (&base, &args.run.init) {
+        (Some(base), Some(path)) => {
+            let base = base.model.encoder().map_err(|e| Error::file(path, e.to_string()))?;
+            m.agree(base).map_err(|e| Error::file(path, e))?;
+            EncoderConfig {
+                image_size: dataset.size(),
+                out_channels: classes,
+                dropout: m.dropout.unwrap_or(base.dropout),
+                ..base.clone()
+            }
+        }
+        _ => encoder_config(m, &dataset)?,
     };
     let process = base.as_ref().map_or_else(DiffusionConfig::default, |b| b.diffusion.clone());
     let diffusion = args.diffusion.apply(process)?;
     let mut training = args.training.config(d)?;
-    training.noised = !args.model.clean;
+    training.noised = !m.clean;
     let described = (ModelConfig::Encoder(model), diffusion, training);
     Start::new(described, base.as_ref(), dataset, &args.data)
+}
+
+impl From<PoolArg> for Pool {
+    fn from(pool: PoolArg) -> Pool {
+        match pool {
+            PoolArg::Adaptive => Pool::Adaptive,
+            PoolArg::Attention => Pool::Attention,
+            PoolArg::Spatial => Pool::Spatial,
+            PoolArg::SpatialV2 => Pool::SpatialV2,
+        }
+    }
+}
+
+impl ClassifierArgs {
+    /// What was asked for that the network of --init is not.
+    fn agree(&self, base: &EncoderConfig) -> std::result::Result<(), String> {
+        let attention = self.classifier_attention_resolutions.is_none();
+        for (option, same) in [
+            ("--classifier-width", self.classifier_width.is_none_or(|v| v == base.model_channels)),
+            ("--classifier-depth", self.classifier_depth.is_none_or(|v| v == base.num_res_blocks)),
+            ("--classifier-pool", self.classifier_pool.is_none_or(|v| Pool::from(v) == base.pool)),
+            ("--classifier-attention-resolutions", attention),
+        ] {
+            if !same {
+                return Err(format!("{option} contradicts the network; leave it out"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn encoder_config(m: &ClassifierArgs, dataset: &Dataset) -> Result<EncoderConfig> {
@@ -114,8 +148,8 @@ fn encoder_config(m: &ClassifierArgs, dataset: &Dataset) -> Result<EncoderConfig
     let mut c = match &m.preset {
         Some(name) => encoder_preset(name).ok_or_else(|| {
             Error::Config(format!(
-                "unknown classifier preset `{name}`; there are {}",
-                preset_names().join(", ")
+                "no classifier is called `{name}`; there are {}",
+                names_where(|name| encoder_preset(name).is_some())
             ))
         })?,
         None => default_encoder(size, channels, classes),
@@ -136,12 +170,7 @@ fn encoder_config(m: &ClassifierArgs, dataset: &Dataset) -> Result<EncoderConfig
             super::train::attention_factors(sizes, c.image_size, c.channel_mult.len())?;
     }
     if let Some(pool) = m.classifier_pool {
-        c.pool = match pool {
-            PoolArg::Adaptive => Pool::Adaptive,
-            PoolArg::Attention => Pool::Attention,
-            PoolArg::Spatial => Pool::Spatial,
-            PoolArg::SpatialV2 => Pool::SpatialV2,
-        };
+        c.pool = pool.into();
     }
     Ok(c)
 }

@@ -207,7 +207,8 @@ impl Structure {
             (true, Some(size)) => Some(size),
             (true, None) => Some(alike().find_map(|p| p.small_size).ok_or_else(|| {
                 Error::Config(
-                    "a super-resolution network: the size of its small image has to be given"
+                    "a super-resolution network: the size of its small image has to be given \
+                     (--small-size)"
                         .into(),
                 )
             })?),
@@ -218,7 +219,7 @@ impl Structure {
             image_size: image_size.ok_or_else(|| {
                 Error::Config(
                     "the parameters of a network do not tell the size of its images: \
-                     it has to be given"
+                     it has to be given (--image-size)"
                         .into(),
                 )
             })?,
@@ -260,7 +261,7 @@ impl Structure {
             image_size: told.or(hints.image_size).ok_or_else(|| {
                 Error::Config(
                     "the parameters of this classifier do not tell the size of its images: \
-                     it has to be given"
+                     it has to be given (--image-size)"
                         .into(),
                 )
             })?,
@@ -469,7 +470,7 @@ impl Reader<'_> {
                     let counts: Vec<usize> = could_be.iter().map(|g| g - 1).collect();
                     return Err(undecided(format!(
                         "its residual blocks per level could be any of {counts:?}, which has to \
-                         be given"
+                         be given (--num-res-blocks)"
                     )));
                 };
                 group

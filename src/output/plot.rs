@@ -116,6 +116,7 @@ fn draw(
         if empty { ([0.0, 1.0].into(), [0.0, 1.0].into()) } else { all.into_iter().unzip() };
     let x_axis = Axis::new(&xs, false, 0.0, 8);
     let y_axis = Axis::new(&ys, true, 0.04, 6);
+    let legend = free_corner(&lines, &x_axis, &y_axis);
 
     let font = |size| ("sans-serif", px(size)).into_font();
     let centred = Pos::new(HPos::Center, VPos::Center);
@@ -165,7 +166,7 @@ fn draw(
     } else if series.len() > 1 {
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(legend)
             .legend_area_size(px(30))
             .margin(px(8))
             .label_font(font(14).color(&INK))
@@ -175,6 +176,36 @@ fn draw(
     }
     area.present()?;
     Ok(())
+}
+
+/// The corner where a legend hides least of the lines.
+fn free_corner(lines: &[Vec<(f64, f64)>], x: &Axis, y: &Axis) -> SeriesLabelPosition {
+    use SeriesLabelPosition::{LowerLeft, LowerRight, UpperLeft, UpperRight};
+    // A grid over the plot, and how much of it the legend takes.
+    const GRID: i32 = 1000;
+    const WIDE: i32 = 220;
+    const HIGH: i32 = 230;
+    // Points between the ends of a segment: lines hide behind it too.
+    const BETWEEN: i32 = 40;
+    let place = |&(a, b): &(f64, f64)| (x.map(&a, (0, GRID)), y.map(&b, (0, GRID)));
+    let mut hidden = [0usize; 4];
+    let mut count = |(at, up): (i32, i32)| {
+        let (right, left) = (at > GRID - WIDE, at < WIDE);
+        let (upper, lower) = (up > GRID - HIGH, up < HIGH);
+        let inside = [right && upper, left && upper, left && lower, right && lower];
+        hidden.iter_mut().zip(inside).for_each(|(n, inside)| *n += usize::from(inside));
+    };
+    for line in lines.iter().map(|line| thin(line)) {
+        line.first().map(place).into_iter().for_each(&mut count);
+        for ends in line.windows(2) {
+            let ((x0, y0), (x1, y1)) = (place(&ends[0]), place(&ends[1]));
+            let between = |a: i32, b: i32, i: i32| a + (b - a) * i / BETWEEN;
+            (1..=BETWEEN).for_each(|i| count((between(x0, x1, i), between(y0, y1, i))));
+        }
+    }
+    let corners = [UpperRight, UpperLeft, LowerLeft, LowerRight];
+    let best = corners.into_iter().zip(hidden).min_by_key(|(_, hidden)| *hidden);
+    best.map_or(UpperRight, |(corner, _)| corner)
 }
 
 const INK: RGBColor = RGBColor(34, 34, 34);

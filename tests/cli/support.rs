@@ -1,5 +1,8 @@
 //! Runs the built program in folders of its own, and makes small data sets and
-//! one small trained network for it.
+//! small trained networks for it.
+
+// Each test file uses some of it.
+#![allow(dead_code)]
 
 use demist::checkpoint::TensorFile;
 use demist::output::image::save_png;
@@ -209,10 +212,7 @@ pub fn idx(folder: &Path) {
 pub fn trained() -> &'static Path {
     static RUN: OnceLock<PathBuf> = OnceLock::new();
     RUN.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-run");
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).unwrap();
-        }
+        let folder = shared_folder("run");
         std::fs::create_dir_all(&folder).unwrap();
         atlas(&folder, &["cat", "dog"]);
         let data = folder.join("atlas.png");
@@ -220,6 +220,43 @@ pub fn trained() -> &'static Path {
         place.train(data.to_str().unwrap(), folder.to_str().unwrap(), "2", &[]).expect_success();
         folder
     })
+}
+
+/// Where a run that tests share goes: a place of this test program's own, without
+/// what an earlier one left.
+fn shared_folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")).join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+    folder
+}
+
+/// A network that tests share, trained once for two steps on the cats and dogs;
+/// `args` begin with the command.
+pub fn shared(cell: &'static OnceLock<String>, name: &str, args: &[&str]) -> &'static str {
+    cell.get_or_init(|| {
+        let folder = shared_folder(name);
+        let fixed = [cats_and_dogs(), "--out", folder.to_str().unwrap(), "--steps", "2"];
+        let (command, more) = args.split_first().unwrap();
+        Place::new().run(&[&[*command], &fixed[..], more].concat()).expect_success();
+        folder.join("network.safetensors").to_str().unwrap().to_owned()
+    })
+}
+
+/// A shared diffusion network with further options.
+pub fn shared_unet(cell: &'static OnceLock<String>, name: &str, more: &[&str]) -> &'static str {
+    shared(cell, name, &[&["train"], &TINY[..], more].concat())
+}
+
+/// The smallest classifier, for two images a step.
+pub const TINY_CLASSIFIER: [&str; 6] =
+    ["--classifier-width", "32", "--classifier-depth", "1", "--batch-size", "2"];
+
+/// A shared classifier of noisy cats and dogs.
+pub fn classifier() -> &'static str {
+    static CELL: OnceLock<String> = OnceLock::new();
+    shared(&CELL, "classifier", &[&["train-classifier"], &TINY_CLASSIFIER[..]].concat())
 }
 
 /// The shared network's path.
