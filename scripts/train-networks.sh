@@ -1,37 +1,46 @@
 #!/bin/sh
 # Trains the networks of assets/ anew, and the judge that they are measured with:
 #   scripts/train-networks.sh [DEMIST] [FOLDER]
-# About an hour on a software driver with two cores; each run can be stopped with
-# Ctrl-C and goes on where it was when the script is started again.
+# About an hour on a software driver with two cores. Ctrl-C saves; started again the
+# script goes on where it was.
 set -eu
 demist=${1:-target/release/demist}
 out=${2:-runs/networks}
+data=assets/faces16.png
+test=assets/faces16_test.png
 
-run() { # run NAME COMMAND DATA OPTIONS...
+run() { # run NAME COMMAND OPTIONS...
     name=$1
-    shift
+    command=$2
+    shift 2
     if [ -e "$out/$name/done" ]; then return; fi
-    resume=
-    if [ -e "$out/$name/state.safetensors" ]; then resume=--resume; fi
-    "$demist" "$@" --out "$out/$name" $resume
+    if [ -e "$out/$name/state.safetensors" ]; then
+        # A resumed run takes its options from its folder.
+        set -- --resume
+    fi
+    "$demist" "$command" $data --out "$out/$name" --validation $test "$@"
     touch "$out/$name/done"
 }
 
-common="--noise-schedule cosine --validation assets/faces16_test.png --lr 1e-3 --lr-anneal"
+# Draws faces of five classes, with the variance of the schedule ...
+run faces-base train --noise-schedule cosine --predict-xstart --channel-mult 1,1,2 \
+    --batch-size 16 --lr 1e-3 --lr-warmup 100 --lr-anneal --ema-rate 0.999 --steps 2500
 
-# Draws faces of five classes, or of none; learned variance.
-run faces train assets/faces16.png $common --predict-xstart --learn-sigma \
-    --rescale-learned-sigmas --label-dropout 0.1 --channel-mult 1,1,2 --batch-size 16 \
-    --lr-warmup 100 --ema-rate 0.999 --steps 2500
+# ... and goes on with a learned one, and with images whose class it is not told.
+run faces train --init "$out/faces-base/network.safetensors" --learn-sigma \
+    --rescale-learned-sigmas --label-dropout 0.1 --batch-size 16 --lr 4e-4 --lr-warmup 20 \
+    --lr-anneal --ema-rate 0.995 --steps 900
 
 # Classifier of noisy faces, to guide it.
-run guide train-classifier assets/faces16.png $common --flip --batch-size 32 \
-    --lr-warmup 50 --weight-decay 0.05 --ema-rate 0.995 --steps 2000
+run guide train-classifier --noise-schedule cosine --flip --batch-size 32 --lr 1e-3 \
+    --lr-warmup 50 --lr-anneal --weight-decay 0.05 --ema-rate 0.995 --steps 3200
 
 # Enlarges faces of 8x8 pixels.
-run sr train assets/faces16.png $common --small-size 8 --unconditional --predict-xstart \
-    --channel-mult 1,1,2 --flip --batch-size 16 --lr-warmup 50 --ema-rate 0.995 --steps 1500
+run upsampler train --small-size 8 --unconditional --noise-schedule cosine --predict-xstart \
+    --channel-mult 1,1,2 --flip --batch-size 16 --lr 1e-3 --lr-warmup 50 --lr-anneal \
+    --ema-rate 0.995 --steps 1500
 
 # A classifier of clean faces with another pool and seed, which guides nothing.
-run judge train-classifier assets/faces16.png $common --clean --classifier-pool spatial_v2 \
-    --flip --batch-size 32 --lr-warmup 50 --weight-decay 0.05 --ema-rate 0.99 --seed 7 --steps 1000
+run judge train-classifier --clean --classifier-pool spatial_v2 --noise-schedule cosine --flip \
+    --batch-size 32 --lr 1e-3 --lr-warmup 50 --lr-anneal --weight-decay 0.05 --ema-rate 0.99 \
+    --seed 7 --steps 800
