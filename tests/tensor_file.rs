@@ -212,7 +212,7 @@ fn files_that_are_none_are_named_with_their_fault() {
     fs::write(&path, "").unwrap();
     assert_refused(&path, "0 bytes are too short");
     fs::write(&path, "PK\x03\x04 a zip archive, say").unwrap();
-    assert_refused(&path, "the header is said to be");
+    assert_refused(&path, "looks like a PyTorch checkpoint");
     fs::write(&path, [255; 64]).unwrap();
     assert_refused(&path, "18446744073709551615 bytes long");
     fs::write(&path, 0u64.to_le_bytes()).unwrap();

@@ -299,10 +299,11 @@ fn open(path: &Path) -> Result<(File, Header)> {
     }
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(read)?;
-    // A zip archive, or a pickle of protocol 2 and later.
+    // A zip archive, or a pickle of protocol 2 and later; a header begins with a brace.
     let torch = length.starts_with(b"PK\x03\x04") || matches!(length[..2], [0x80, 2..=5]);
     let length = u64::from_le_bytes(length);
-    if length > size - 8 && torch {
+    let mut ninth = [0];
+    if length > size - 8 && torch && file.read_exact(&mut ninth).is_ok() && ninth != *b"{" {
         return Err(Error::file(
             path,
             "looks like a PyTorch checkpoint; make a network of it with `demist import`",
