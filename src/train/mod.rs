@@ -3,6 +3,7 @@
 
 mod config;
 mod evaluate;
+mod events;
 mod files;
 mod memory;
 mod preview;
@@ -12,8 +13,9 @@ mod wiring;
 
 pub use config::TrainConfig;
 pub use evaluate::{Evaluation, Evaluator, evaluation_params, spread};
+pub use events::{Event, RunOptions, StopFlag, TrainOutcome};
 pub use files::state_prefix;
 pub use memory::{MemoryNeed, fit_memory, memory_need};
-pub use run::{Event, RunOptions, StopFlag, TrainOutcome, train};
+pub use run::train;
 pub use step::{MicroBatch, QUARTILES, TermSum, TrainStep, plan_report};
 pub use wiring::Noise;

@@ -19,7 +19,7 @@ use super::evaluate::{Evaluation, Evaluator, spread};
 use super::files::{best_path, load_state, network_path, save_network, save_state, state_path};
 use super::preview::Preview;
 use super::step::QUARTILES;
-use super::{MicroBatch, Noise, TermSum, TrainStep};
+use super::{Event, MicroBatch, Noise, RunOptions, StopFlag, TermSum, TrainOutcome, TrainStep};
 use crate::checkpoint::{NetworkInfo, Progress};
 use crate::data::{Batch, Dataset, Loader, LoaderOptions};
 use crate::diffusion::resample::{HISTORY_PER_TERM, draw};
@@ -31,9 +31,8 @@ use crate::output::plot::{self, Series, Style};
 use crate::runtime::{Context, Ticket};
 use crate::{Error, Result, rng};
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Submitted steps that may wait in the queue.
@@ -44,134 +43,6 @@ const MIN_LG_SCALE: f32 = -8.0;
 
 /// How old the loss plot may grow.
 const PLOT_EVERY: Duration = Duration::from_secs(30);
-
-/// Asks a run to save and stop; shared with a signal handler.
-#[derive(Debug, Clone, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    /// Requests the stop.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was requested.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Where and how often a run writes.
-#[derive(Debug, Clone)]
-pub struct RunOptions {
-    /// The run folder, created if need be.
-    pub folder: PathBuf,
-    /// Continue from the folder's state.
-    pub resume: bool,
-    /// Start from these values, in device layout, instead of random ones.
-    pub initial: Option<Vec<Vec<f32>>>,
-    /// Images to evaluate on.
-    pub validation: Option<Arc<Dataset>>,
-    /// At most so many of them.
-    pub eval_images: usize,
-    /// Steps between evaluations.
-    pub eval_every: u64,
-    /// Steps between rows of metrics.csv.
-    pub log_every: u64,
-    /// Steps between saves.
-    pub save_every: u64,
-    /// Steps between sample grids; 0 draws none.
-    pub sample_every: u64,
-    /// Stop after this long even if steps are left.
-    pub time_limit: Option<Duration>,
-}
-
-impl RunOptions {
-    /// A new run in `folder` with the program's intervals.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        RunOptions {
-            folder: folder.into(),
-            resume: false,
-            initial: None,
-            validation: None,
-            eval_images: 1000,
-            eval_every: 1000,
-            log_every: 20,
-            save_every: 1000,
-            sample_every: 1000,
-            time_limit: None,
-        }
-    }
-}
-
-/// What a run reports while it goes on.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Compiled and ready; training starts or continues after `step` steps.
-    Ready {
-        /// Steps done before.
-        step: u64,
-    },
-    /// A step was submitted.
-    Step {
-        /// Steps done.
-        step: u64,
-        /// Images per second since the start of this run.
-        images_per_second: f64,
-    },
-    /// The mean loss since the last row.
-    Log {
-        /// Steps done.
-        step: u64,
-        /// Mean loss.
-        loss: f64,
-        /// Its terms, as means over the images.
-        terms: &'a [TermSum],
-        /// Norm of the last gradient.
-        grad_norm: f64,
-    },
-    /// The validation set was evaluated.
-    Evaluated {
-        /// Steps done.
-        step: u64,
-        /// The means.
-        evaluation: &'a Evaluation,
-        /// Better than every evaluation before.
-        best: bool,
-    },
-    /// A file was written.
-    Wrote(&'a Path),
-    /// Loss or gradient are not finite; those updates were skipped.
-    NotFinite {
-        /// Steps done.
-        step: u64,
-    },
-    /// Gradients overflowed half precision: updates were skipped and the loss
-    /// scale lowered, as is usual in the first steps.
-    LossScaled {
-        /// Steps done.
-        step: u64,
-        /// Updates skipped since the last row.
-        skipped: u32,
-        /// Logarithm to base 2 of the scale now.
-        lg: f32,
-    },
-}
-
-/// How a run ended.
-#[derive(Debug, Clone)]
-pub struct TrainOutcome {
-    /// Where training stands.
-    pub progress: Progress,
-    /// First and last logged loss of this run.
-    pub losses: Option<(f64, f64)>,
-    /// The last evaluation.
-    pub evaluation: Option<Evaluation>,
-    /// Images per second, compilation and saving excluded.
-    pub images_per_second: f64,
-    /// Stopped by the user rather than finished.
-    pub interrupted: bool,
-}
 
 /// A run in progress.
 struct Run<'a> {
