@@ -1,4 +1,4 @@
-//! The network in assets: small, complete, and drawing faces.
+//! The networks in assets: small, complete, and good at what they are for.
 
 mod harness;
 
@@ -6,11 +6,17 @@ use std::path::Path;
 
 use demist::checkpoint::read_network;
 use demist::data::{DataOptions, Dataset};
-use demist::diffusion::{ImageSampler, SampleJob, SampleOptions, SamplingGraph, SamplingNeeds};
+use demist::diffusion::{
+    ImageSampler, SampleJob, SampleOptions, SamplingGraph, SamplingNeeds, VarType,
+};
 use demist::graph::FlatKind;
 use demist::model::parameters;
+use demist::reference::resize::{ResizeShape, area, bilinear};
 use demist::runtime::{Context, FlatBuffers};
+use demist::train::{Evaluator, TrainConfig, evaluation_params};
 
+const GUIDE: &str = "assets/guide16.safetensors";
+const UPSAMPLER: &str = "assets/upsampler16.safetensors";
 const NETWORK: &str = "assets/faces16.safetensors";
 const FACES: &str = "assets/faces16_test.png";
 
@@ -24,6 +30,79 @@ fn the_shipped_network_says_how_it_was_made() {
     assert!(info.command.starts_with("demist train assets/faces16.png"), "{}", info.command);
     assert_eq!(info.holds, "ema");
     assert!(!info.device.is_empty());
+    assert!(info.model.unet().unwrap().null_class, "it cannot draw without a class");
+    assert_eq!(info.diffusion.var_type, VarType::LearnedRange);
+    for (path, command) in [(GUIDE, "demist train-classifier"), (UPSAMPLER, "demist train")] {
+        let (other, _) = read_network(Path::new(path)).unwrap();
+        assert!(std::fs::metadata(path).unwrap().len() <= 4_000_000);
+        assert!(other.command.starts_with(&format!("{command} assets/faces16.png")), "{path}");
+        assert_eq!(other.diffusion.noise_schedule, info.diffusion.noise_schedule);
+    }
+}
+
+/// Every `step`-th test face, and its label.
+fn test_faces(step: usize) -> (Vec<f32>, Vec<u32>) {
+    let faces = Dataset::open(Path::new(FACES), &DataOptions::default()).unwrap();
+    let chosen: Vec<usize> = (0..faces.len()).step_by(step).collect();
+    let mut pixels = vec![0.0; chosen.len() * faces.image_len()];
+    for (i, out) in chosen.iter().zip(pixels.chunks_mut(faces.image_len())) {
+        faces.write_floats(*i, Default::default(), out).unwrap();
+    }
+    (pixels, chosen.iter().map(|i| faces.label(*i)).collect())
+}
+
+#[test]
+fn the_classifier_recognises_faces_it_never_saw() {
+    let (info, file) = read_network(Path::new(GUIDE)).unwrap();
+    let (gpu, pipelines) = harness::device();
+    let ctx = Context { gpu, pipelines };
+    let config =
+        TrainConfig { batch_size: 50, micro_batch: 50, noised: false, ..info.training.clone() };
+    let (params, layout) =
+        evaluation_params(&gpu.caps, &info.model, &info.diffusion, &config).unwrap();
+    let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights]).unwrap();
+    flat.write(gpu, FlatKind::Weights, &params, &parameters(&params, &file, "").unwrap()).unwrap();
+    let evaluator =
+        Evaluator::new(ctx, &info.model, &info.diffusion, &config, &flat, FlatKind::Weights)
+            .unwrap();
+    let (pixels, labels) = test_faces(5);
+    let len = pixels.len() / labels.len();
+    let fetch = |i: usize, out: &mut [f32]| {
+        out.copy_from_slice(&pixels[i * len..(i + 1) * len]);
+        Ok(labels[i])
+    };
+    let evaluation = evaluator.run(ctx, labels.len(), &fetch, &mut |_| Ok(())).unwrap();
+    let accuracy = evaluation.term("acc@1").unwrap().total;
+    assert!(accuracy >= 0.87, "{accuracy} of {} clean faces", labels.len());
+}
+
+#[test]
+fn the_upsampler_beats_bilinear_interpolation() {
+    let (info, file) = read_network(Path::new(UPSAMPLER)).unwrap();
+    let (gpu, pipelines) = harness::device();
+    let ctx = Context { gpu, pipelines };
+    let (originals, labels) = test_faces(100);
+    let count = labels.len();
+    let model = info.model.unet().unwrap();
+    let [large, small] = [model.image_size, model.small_size.unwrap()];
+    let down = ResizeShape { n: count, from: [large; 2], to: [small; 2], c: 3 };
+    let low_res = area(&down, &originals);
+    let up = ResizeShape { n: count, from: [small; 2], to: [large; 2], c: 3 };
+    let plain = bilinear(&up, &low_res);
+
+    let wiring = SamplingGraph::new(model, count, SamplingNeeds::default()).unwrap();
+    let plan = wiring.plan(&gpu.caps).unwrap();
+    let params = &wiring.graph.params;
+    let flat = FlatBuffers::new(gpu, &plan.params, &[FlatKind::Weights]).unwrap();
+    flat.write(gpu, FlatKind::Weights, params, &parameters(params, &file, "").unwrap()).unwrap();
+    let weights = (&flat, FlatKind::Weights);
+    let sampler = ImageSampler::compile(ctx, wiring, plan, &info.diffusion, weights, None).unwrap();
+    let options = SampleOptions { respacing: "5".into(), ..Default::default() };
+    let job = SampleJob { count, low_res: Some(&low_res), ..Default::default() };
+    let drawn = sampler.sample(ctx, &options, &job, &mut |_| Ok(())).unwrap();
+    let (network, interpolated) = (mse(&drawn, &originals), mse(&plain, &originals));
+    // At least 3 dB better.
+    assert!(network < 0.5 * interpolated, "{network} against {interpolated}");
 }
 
 /// Mean image [h, w, c] of bytes or floats that lie in [-1, 1].

@@ -5,7 +5,8 @@ use super::sampling::{Draw, Want, draw_pixels, load};
 use super::train::{open_data, train_with_bar};
 use super::{command_line, open_device, time_limit};
 use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info, read_network};
-use demist::diffusion::{DiffusionConfig, SampleOptions, SpacedSchedule};
+use demist::diffusion::{DiffusionConfig, LossType, SampleOptions, SpacedSchedule, VarType};
+use demist::model::{ModelConfig, UNetConfig};
 use demist::output::Grid;
 use demist::runtime::{Context, Pipelines};
 use demist::train::{RunOptions, StopFlag, TrainConfig};
@@ -52,15 +53,29 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let ctx = Context { gpu: &gpu, pipelines: &pipelines };
 
     say!("training a new network of the shipped one's shape for {} seconds", args.seconds);
+    let plain = UNetConfig {
+        out_channels: info.model.in_channels(),
+        null_class: false,
+        ..info.model.unet()?.clone()
+    };
     let fresh = NetworkInfo {
-        diffusion: DiffusionConfig { ..info.diffusion.clone() },
+        model: ModelConfig::UNet(plain),
+        // The squared error alone is what a minute brings down visibly.
+        diffusion: DiffusionConfig {
+            var_type: VarType::FixedLarge,
+            loss_type: LossType::Mse,
+            ..info.diffusion.clone()
+        },
         data: DataInfo { source: data.display().to_string(), ..info.data.clone() },
         training: TrainConfig {
             steps: 100_000,
-            lr_anneal: false,
+            batch_size: 16,
+            micro_batch: 16,
+            lr: 1e-3,
             lr_warmup: 20,
+            ema_rates: vec![0.999],
             seed: args.seed,
-            ..info.training.clone()
+            ..Default::default()
         },
         progress: Progress::default(),
         command: command_line(),
