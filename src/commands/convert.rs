@@ -43,16 +43,16 @@ pub struct ImportArgs {
     /// The last class stands for "no class" (classifier-free guidance).
     #[arg(long)]
     null_class: bool,
-    #[command(flatten)]
-    diffusion: super::options::DiffusionArgs,
-    #[command(flatten)]
-    objective: super::options::ObjectiveArgs,
     /// Store half-precision values.
     #[arg(long)]
     half: bool,
     /// The file to write.
     #[arg(short, long, default_value = "network.safetensors")]
     out: PathBuf,
+    #[command(flatten)]
+    diffusion: super::options::DiffusionArgs,
+    #[command(flatten)]
+    objective: super::options::ObjectiveArgs,
 }
 
 /// Imports.

@@ -109,8 +109,8 @@ pub struct RunArgs {
     /// Run folder.
     #[arg(short, long, default_value = "runs/latest")]
     pub out: PathBuf,
-    /// Continue the run in the folder with its own options (only --steps,
-    /// intervals, --memory and the time limit can be changed).
+    /// Continue the run in the folder with its own options; only --steps,
+    /// --images, --validation, intervals, --memory and the time limit are new.
     #[arg(long)]
     pub resume: bool,
     /// Start from the weights of a network: a file of ours, of the reference

@@ -27,10 +27,6 @@ pub struct Args {
     /// Images, of each class if classes are given.
     #[arg(short = 'n', long, default_value_t = 8)]
     count: usize,
-    #[command(flatten)]
-    process: ProcessArgs,
-    #[command(flatten)]
-    guidance: GuidanceArgs,
     /// Small images for a super-resolution network: an .npz of samples, a folder,
     /// an atlas or a picture; the first --count of an archive, spread over others.
     #[arg(long, value_name = "IMAGES")]
@@ -53,6 +49,10 @@ pub struct Args {
     /// What to write: a grid (.png), a NumPy archive (.npz), or a folder of PNGs.
     #[arg(short, long, default_value = "samples.png")]
     out: PathBuf,
+    #[command(flatten)]
+    process: ProcessArgs,
+    #[command(flatten)]
+    guidance: GuidanceArgs,
 }
 
 /// The denoising loop.

@@ -28,11 +28,11 @@ pub struct Args {
     /// Classes by name or number, comma-separated, or "all".
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', default_value = "all")]
     classes: Vec<String>,
-    #[command(flatten)]
-    process: ProcessArgs,
     /// The picture.
     #[arg(short, long, default_value = "sweep.png")]
     out: PathBuf,
+    #[command(flatten)]
+    process: ProcessArgs,
 }
 
 /// Draws the picture.
