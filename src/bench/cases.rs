@@ -151,6 +151,7 @@ fn unet16() -> Result<ModelConfig> {
     }))
 }
 
+/// An unconditional network of a usual size for small images.
 fn unet32() -> Result<ModelConfig> {
     let ModelConfig::UNet(small) = unet16()? else { return unet16() };
     Ok(ModelConfig::UNet(UNetConfig {
@@ -159,6 +160,7 @@ fn unet32() -> Result<ModelConfig> {
         num_res_blocks: 2,
         attention_resolutions: vec![2, 4],
         num_head_channels: Some(32),
+        num_classes: None,
         ..small
     }))
 }
@@ -235,6 +237,7 @@ pub struct Case {
 }
 
 /// A case's plan.
+#[derive(Debug, Clone)]
 pub struct Planned {
     /// Launches and memory.
     pub plan: Plan,

@@ -278,7 +278,8 @@ pub(super) fn print_choice(c: &Choice) {
 
 fn draw(path: &Path, report: &Report) -> Result<()> {
     let remark = |c: &CaseResult| {
-        format!("{:.3} ms, {:.2} GFLOP/s, of {}", c.median_ms, c.gflops, c.bound_by)
+        let (ms, gflops) = (c.median_ms, c.gflops);
+        format!("{:.1} % of {}: {ms:.3} ms, {gflops:.2} GFLOP/s", c.percent, c.bound_by)
     };
     let bar = |c: &CaseResult| Bar { label: c.name(), value: c.percent, remark: remark(c) };
     let bars: Vec<Bar> = report.cases.iter().map(bar).collect();

@@ -285,7 +285,7 @@ fn lcm(a: usize, b: usize) -> usize {
     a / x * b
 }
 
-/// Splits of the pixels that can be asked for instead of the rule's.
+/// Splits of the pixels that can be asked for instead of the rule's ("auto").
 const SPLITS: [(usize, &str); 7] = [
     (1, "splits1"),
     (2, "splits2"),
@@ -341,7 +341,7 @@ impl GroupNormOp {
             (whole && pixels <= MAX_TURNS * rows).then_some(pixels)
         };
         let counts = SPLITS.iter().filter_map(|(s, name)| Some((*name, cut(*s)?)));
-        let (names, pixels): (Vec<_>, Vec<_>) = std::iter::once(("rule", rule))
+        let (names, pixels): (Vec<_>, Vec<_>) = std::iter::once(("auto", rule))
             .chain(counts.filter(|(_, pixels)| *pixels != rule))
             .unzip();
         let bits = if half == 0 { 32 } else { 16 };

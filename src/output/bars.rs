@@ -26,11 +26,11 @@ const MARGIN: usize = 16;
 const ROWS: [usize; 3] = [52, 28, 48];
 /// Length of the axis.
 const AXIS: usize = 420;
-/// Marks on the axis, with its end.
-const MARKS: usize = 4;
+/// Marks on the axis up to its usual end, and at most.
+const MARKS: [f64; 2] = [4.0, 12.0];
 
-/// Writes a chart of `bars` on an axis from 0 to `end`, or to the longest of them
-/// if that is more.
+/// Writes a chart of `bars` on an axis from 0 to `end`, or as far beyond as the
+/// longest of them goes.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if there are more bars than a picture can hold,
@@ -40,8 +40,10 @@ pub fn bar_chart(path: &Path, title: &str, axis: &str, end: f64, bars: &[Bar]) -
         bars.iter().map(|b| text::width(of(b), FONT).ceil() as usize).max().unwrap_or(0)
     };
     let length = |b: &Bar| if b.value.is_finite() { b.value.max(0.0) } else { 0.0 };
-    let end = bars.iter().map(length).fold(end, f64::max);
-    let pixels = |value: f64| (AXIS as f64 * value / end.max(f64::MIN_POSITIVE)).round() as usize;
+    let longest = bars.iter().map(length).fold(end, f64::max).max(f64::MIN_POSITIVE);
+    let step = (end / MARKS[0]).max(longest / MARKS[1]);
+    let marks = (longest / step).ceil();
+    let pixels = |value: f64| (AXIS as f64 * value / (step * marks)).round() as usize;
     let left = MARGIN + wide(|b| &b.label) + 12;
     let width = (left + AXIS + 12 + wide(|b| &b.remark))
         .max(text::width(title, 20.0).ceil() as usize + MARGIN)
@@ -50,8 +52,8 @@ pub fn bar_chart(path: &Path, title: &str, axis: &str, end: f64, bars: &[Bar]) -
     let bottom = top + row * bars.len();
     let mut canvas = Canvas::new(width, bottom + foot)?;
     canvas.text((MARGIN, MARGIN), title, 20.0, INK);
-    for i in 0..=MARKS {
-        let value = end * i as f64 / MARKS as f64;
+    for i in 0..=marks as usize {
+        let value = step * i as f64;
         let x = left + pixels(value);
         canvas.fill((x, top - 4), (1, bottom - top + 8), GRID);
         let name = format!("{}", (value * 100.0).round() / 100.0);

@@ -80,16 +80,16 @@ impl Program {
     fn run_by_host(&self, gpu: &Gpu) -> Result<Vec<Span>> {
         let begun = Instant::now();
         let now = || begun.elapsed().as_nanos() as u64;
-        let mut spans = Vec::with_capacity(self.steps.len());
+        let mut ticks = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
             let start = now();
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             record(&mut encoder.begin_compute_pass(&Default::default()), step);
             gpu.queue.submit([encoder.finish()]);
             gpu.wait()?;
-            spans.push(Span { start, nanos: now() - start });
+            ticks.push([start, now()]);
         }
-        Ok(spans)
+        Ok(spans(&ticks, 1.0))
     }
 
     fn run_by_queries(&self, gpu: &Gpu, clock: Clock) -> Result<Vec<Span>> {
