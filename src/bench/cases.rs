@@ -384,7 +384,8 @@ impl Case {
             self.feed(gpu, &program, *id, *fill)?;
         }
         if let Some(id) = hyper {
-            program.write(gpu, id, &AdamW::default().hyper(1))?;
+            // The same arithmetic, but weights that stay where they are.
+            program.write(gpu, id, &AdamW { lr: 0.0, ..Default::default() }.hyper(1))?;
         }
         let trains = self.direction != Direction::Forward;
         Ok(Prepared { program, flat, params: self.graph.params.clone(), results, trains })
