@@ -3,6 +3,7 @@
 //! See ARCHITECTURE.md for how the modules depend on each other.
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod checkpoint;
 pub mod data;
 pub mod diffusion;

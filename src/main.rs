@@ -60,6 +60,10 @@ enum Command {
     Import(commands::convert::ImportArgs),
     /// Turn a network into the reference's or diffusers' files.
     Export(commands::convert::ExportArgs),
+    /// Measure kernels and networks, and what the device can do at best.
+    Bench(commands::bench::Args),
+    /// Show where the time of a network or of a training step goes.
+    Profile(commands::profile::Args),
     /// Train on the shipped faces for a minute, then draw from the shipped network.
     Demo(commands::demo::Args),
 }
@@ -80,6 +84,8 @@ fn main() -> ExitCode {
         Command::Nll(args) => commands::nll::run(device, &args),
         Command::Import(args) => commands::convert::import(&args),
         Command::Export(args) => commands::convert::export(&args),
+        Command::Bench(args) => commands::bench::run(device, &args),
+        Command::Profile(args) => commands::profile::run(device, &args),
         Command::Demo(args) => commands::demo::run(device, &args),
     };
     match outcome {

@@ -1,14 +1,19 @@
 //! Every variant of every kernel composes, parses, agrees with its Rust
 //! description, and is valid for Vulkan, Metal and DX12.
 
-use demist::kernel::{check, compose, parse};
-use demist::ops;
+use demist::kernel::{Defines, Kernel, check, compose, parse};
+use demist::{bench, ops};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+/// Those of the ops, and those that only measure a device.
+fn all_kernels() -> Vec<(&'static Kernel, Vec<Defines>)> {
+    [ops::kernels(), bench::kernels()].concat()
+}
 
 #[test]
 fn every_variant_compiles_for_every_backend() {
     let mut variants = 0;
-    for (kernel, all_defines) in ops::kernels() {
+    for (kernel, all_defines) in all_kernels() {
         assert!(!all_defines.is_empty(), "{} has no variants", kernel.name);
         for defines in all_defines {
             assert_eq!(defines.len(), kernel.defines.len(), "{}: {defines:?}", kernel.name);
@@ -17,7 +22,9 @@ fn every_variant_compiles_for_every_backend() {
             check(kernel, &defines, &module).unwrap();
             // Packing halves belongs to WebGPU itself; naga asks for it because
             // some OpenGL drivers lack it.
-            let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+            let mut core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+            // What is measured where a device has such arithmetic.
+            core.set(Capabilities::SHADER_FLOAT16, kernel.define(&defines, "F16") != 0);
             let info =
                 Validator::new(ValidationFlags::all(), core).validate(&module).unwrap_or_else(
                     |e| panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl)),
@@ -35,7 +42,11 @@ fn write_all(name: &str, module: &naga::Module, info: &naga::valid::ModuleInfo) 
     let options = naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
     let msl = naga::back::msl::write_string(module, info, &options, &Default::default());
     assert!(msl.is_ok_and(|(text, _)| text.contains("kernel void")), "{name}: MSL");
-    let options = naga::back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let options = naga::back::hlsl::Options {
+        fake_missing_bindings: true,
+        shader_model: naga::back::hlsl::ShaderModel::V6_2,
+        ..Default::default()
+    };
     let pipeline = naga::back::hlsl::PipelineOptions::default();
     let mut text = String::new();
     let written =
@@ -45,7 +56,7 @@ fn write_all(name: &str, module: &naga::Module, info: &naga::valid::ModuleInfo) 
 
 #[test]
 fn every_shader_file_belongs_to_a_kernel_or_is_included() {
-    let used: Vec<&str> = ops::kernels().iter().map(|(k, _)| k.source).collect();
+    let used: Vec<&str> = all_kernels().iter().map(|(k, _)| k.source).collect();
     for entry in std::fs::read_dir("shaders").unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
@@ -57,7 +68,7 @@ fn every_shader_file_belongs_to_a_kernel_or_is_included() {
 
 #[test]
 fn names_of_kernels_are_unique() {
-    let mut names: Vec<&str> = ops::kernels().iter().map(|(k, _)| k.name).collect();
+    let mut names: Vec<&str> = all_kernels().iter().map(|(k, _)| k.name).collect();
     let count = names.len();
     names.sort_unstable();
     names.dedup();

@@ -1,6 +1,7 @@
 //! The commands: what was typed becomes what the library is asked to do, and
 //! its events become lines, bars and pictures.
 
+pub mod bench;
 pub mod convert;
 pub mod demo;
 pub mod devices;
@@ -10,6 +11,7 @@ pub mod info;
 pub mod latents;
 pub mod nll;
 mod options;
+pub mod profile;
 pub mod sample;
 mod sampling;
 pub mod sweep;

@@ -59,6 +59,23 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] if there is no such adapter or it refuses a device.
     pub fn open(selector: Option<&str>) -> Result<Gpu> {
+        Self::open_with(selector, wgpu::Features::empty())
+    }
+
+    /// As [`Gpu::open`], with what measuring uses where the adapter offers it:
+    /// timestamps, and arithmetic in half precision. No kernel of an op needs it.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub fn open_for_measuring(selector: Option<&str>) -> Result<Gpu> {
+        let timestamps = wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        Self::open_with(selector, timestamps | wgpu::Features::SHADER_F16)
+    }
+
+    /// Opens an adapter with those of the `wanted` features that it offers.
+    fn open_with(selector: Option<&str>, wanted: wgpu::Features) -> Result<Gpu> {
         let adapter = adapters::select(selector)?;
         let summary = AdapterSummary::of(&adapter);
         let offered = adapter.limits();
@@ -70,6 +87,7 @@ impl Gpu {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("demist"),
+            required_features: adapter.features() & wanted,
             required_limits: limits.clone(),
             ..Default::default()
         }))
@@ -92,6 +110,11 @@ impl Gpu {
             max_groups: limits.max_compute_workgroups_per_dimension,
         };
         Ok(Gpu { device, queue, summary, caps, fault })
+    }
+
+    /// Whether kernels may calculate in half precision on this device.
+    pub fn has_f16(&self) -> bool {
+        self.device.features().contains(wgpu::Features::SHADER_F16)
     }
 
     /// Returns a fault that the driver reported outside any call.

@@ -1,10 +1,12 @@
 //! Lowering: from nodes to dispatches, forward and backward.
 
+use super::choice::{Chooser, Tuning};
 use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
 use crate::gpu::Caps;
 use crate::kernel::{Access, Binding, Kernel};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// What an op asks to run.
 pub struct Launch<'a> {
@@ -29,6 +31,7 @@ pub struct Lower<'g> {
     pub caps: Caps,
     pub(super) tensors: Vec<TensorInfo>,
     pub(super) dispatches: Vec<Dispatch>,
+    pub(super) chooser: Chooser,
     grads: HashMap<TensorId, TensorId>,
     /// Values recomputed in the backward walk replace the first ones.
     recomputed: HashMap<TensorId, TensorId>,
@@ -40,13 +43,15 @@ pub struct Lower<'g> {
 }
 
 impl<'g> Lower<'g> {
-    /// Starts with the graph's own tensors.
+    /// Starts with the graph's own tensors. Variants that the environment variable
+    /// `DEMIST_VARIANT` names are forced.
     pub fn new(graph: &'g Graph, caps: &Caps) -> Self {
         Lower {
             graph,
             caps: caps.clone(),
             tensors: graph.tensors.clone(),
             dispatches: Vec::new(),
+            chooser: Chooser::from_env(),
             grads: HashMap::new(),
             recomputed: HashMap::new(),
             requires_grad: HashSet::new(),
@@ -66,6 +71,30 @@ impl<'g> Lower<'g> {
     /// Forms no parameter gradients in the backward walk.
     pub fn freeze_params(&mut self) {
         self.freeze_params = true;
+    }
+
+    /// Takes `candidate` wherever `op` can choose it. A name that no shape has is
+    /// an error of [`super::Plan::new`].
+    pub fn force(&mut self, op: &str, candidate: &str) {
+        self.chooser.force(op, candidate);
+    }
+
+    /// Prefers what `tuning` says to the rules of the ops.
+    pub fn tune(&mut self, tuning: Arc<Tuning>) {
+        self.chooser.tune(tuning);
+    }
+
+    /// Which of `candidates` (at least one, all of them correct) to run. `op` is one
+    /// of [`super::CHOICES`], `shape` what a tuning is looked up by, and `rule` the
+    /// index of what is taken when neither the caller nor a tuning says otherwise.
+    pub fn choose(
+        &mut self,
+        op: &'static str,
+        shape: &[usize],
+        candidates: &[&'static str],
+        rule: usize,
+    ) -> usize {
+        self.chooser.choose(op, shape, candidates, rule)
     }
 
     /// Lowers every node forward.

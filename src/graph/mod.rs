@@ -5,11 +5,13 @@
 //! [`Lower`] turns its nodes into dispatches (and, walking backwards, their
 //! gradients); [`Plan`] assigns memory. Nothing here touches a device.
 
+mod choice;
 mod lower;
 mod memory;
 mod params;
 mod plan;
 
+pub use choice::{CHOICES, Choice, Tuning, Why, bucket, shape_name};
 pub use lower::{Launch, Lower};
 pub use memory::{Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};

@@ -1,5 +1,6 @@
 //! The plan: dispatches in order, with a place in memory for every tensor.
 
+use super::choice::Choice;
 use super::{Graph, Lower, ParamLayout, Slots, Storage, TensorId, TensorInfo, assign_slots};
 use crate::gpu::{Caps, human_bytes};
 use crate::kernel::{Access, Kernel};
@@ -95,6 +96,8 @@ pub struct Plan {
     pub slots: Slots,
     /// Places of the parameters in the flat buffers.
     pub params: ParamLayout,
+    /// Which variants were taken, and why.
+    pub choices: Vec<Choice>,
 }
 
 /// Memory and work of a plan.
@@ -128,7 +131,8 @@ impl Plan {
     /// parameters, pinned state or flat buffers) are removed.
     ///
     /// # Errors
-    /// [`Error::Memory`] if a tensor exceeds what the device can bind.
+    /// [`Error::Memory`] if a tensor exceeds what the device can bind,
+    /// [`Error::Config`] if a variant was forced that does not exist.
     pub fn new(
         graph: &Graph,
         lower: Lower,
@@ -136,7 +140,8 @@ impl Plan {
         options: PlanOptions,
     ) -> Result<Plan> {
         let caps = lower.caps.clone();
-        let Lower { mut tensors, dispatches, .. } = lower;
+        let Lower { mut tensors, dispatches, chooser, .. } = lower;
+        let choices = chooser.finish().map_err(Error::Config)?;
         for id in keep {
             if tensors[id.index()].storage == Storage::Slot {
                 tensors[id.index()].storage = Storage::Pinned;
@@ -145,7 +150,7 @@ impl Plan {
         let dispatches = live_dispatches(&tensors, dispatches, keep);
         let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
         let slots = assign_slots(&tensors, &dispatches, options.no_reuse);
-        let plan = Plan { tensors, dispatches, slots, params };
+        let plan = Plan { tensors, dispatches, slots, params, choices };
         plan.check_limits(&caps)?;
         Ok(plan)
     }

@@ -25,7 +25,7 @@
 //! several invocations share the channels of the result.
 
 use super::{GROUP, LOOP_TURNS, cast};
-use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
+use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId, bucket};
 use crate::kernel::{Kernel, accumulate, read, read_write, write};
 use crate::{Error, Result, params};
 
@@ -82,7 +82,7 @@ const LISTED_HEADS: [usize; 9] = [16, 24, 32, 33, 64, 96, 128, 192, 256];
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new()];
     for d in LISTED_HEADS {
-        for tile in [Tile::of(d, true), Tile::of(d, false)] {
+        for tile in CANDIDATES.iter().filter_map(|c| c.tile(d)) {
             for half in 0..=i64::from(d.is_multiple_of(4)) {
                 variants[0].push(tile.defines(Pass::Forward, d, half));
                 for acc in [0, 1] {
@@ -146,6 +146,50 @@ const HOLD_LIMIT: usize = 64;
 /// Channels of a larger head's result that one invocation forms.
 const SLICE: usize = 32;
 
+/// A way to cut a pass up, by name.
+struct Candidate {
+    name: &'static str,
+    own: usize,
+    block: usize,
+    hold: bool,
+}
+
+/// All ways. Names say rows owned x rows streamed at a time.
+const CANDIDATES: [Candidate; 9] = {
+    const fn rows(name: &'static str, own: usize, block: usize) -> Candidate {
+        Candidate { name, own, block, hold: true }
+    }
+    const fn slices(name: &'static str, block: usize) -> Candidate {
+        Candidate { name, own: 1, block, hold: false }
+    }
+    [
+        rows("rows4x1", 4, 1),
+        rows("rows4x2", 4, 2),
+        rows("rows2x1", 2, 1),
+        rows("rows2x2", 2, 2),
+        rows("rows1x1", 1, 1),
+        slices("slices1x2", 2),
+        slices("slices1x4", 4),
+        slices("slices1x8", 8),
+        slices("slices1x16", 16),
+    ]
+};
+
+impl Candidate {
+    /// The tile for heads of `d` channels, if it suits them: several owned rows of
+    /// large heads take minutes to compile, and slices are for large heads.
+    fn tile(&self, d: usize) -> Option<Tile> {
+        let fits = match (self.hold, d) {
+            (true, 0..=32) => true,
+            (true, 33..=HOLD_LIMIT) => self.own == 1,
+            (true, _) => false,
+            (false, _) => d > 32,
+        };
+        let slices = if self.hold { 1 } else { d.div_ceil(SLICE) };
+        fits.then_some(Tile { own: self.own, block: self.block, hold: self.hold, slices })
+    }
+}
+
 impl Tile {
     /// What suits heads of `d` channels. More rows an invocation spare loads,
     /// but the text grows with rows times channels: software drivers then take
@@ -160,12 +204,35 @@ impl Tile {
         }
     }
 
+    /// The tile of a pass: [`Tile::of`], bounded, unless something else is asked for.
+    fn choose(lower: &mut Lower, op: &'static str, g: Geometry, half: i64) -> Tile {
+        let rule = Tile::of(g.d(), lower.caps.software).bounded(g);
+        // The loops of large heads are kept short, and a block no longer than that takes.
+        let possible = |t: &Tile| {
+            *t == rule || t.hold || (t.turns(g) <= LOOP_TURNS && t.block <= 2 * rule.block)
+        };
+        let (names, tiles): (Vec<_>, Vec<_>) = CANDIDATES
+            .iter()
+            .filter_map(|c| Some((c.name, c.tile(g.d()).filter(possible)?)))
+            .unzip();
+        let bits = if half == 0 { 32 } else { 16 };
+        let key = [bucket(g.n * g.heads), bucket(g.tokens), g.d(), bits];
+        let rule = tiles.iter().position(|t| *t == rule).unwrap_or(0);
+        tiles[lower.choose(op, &key, &names, rule)]
+    }
+
+    /// Turns of all loops of a large head.
+    fn turns(&self, g: Geometry) -> u64 {
+        (g.tokens.div_ceil(self.block) * (g.d().div_ceil(4) + 1)) as u64
+    }
+
     /// The same with enough rows streamed at a time that the loops of a large
     /// head stay within what a driver turns.
     fn bounded(self, g: Geometry) -> Tile {
-        let turns = |block: usize| g.tokens.div_ceil(block) * (g.d().div_ceil(4) + 1);
-        let block = [self.block, 4, 8, 16].into_iter().find(|b| turns(*b) as u64 <= LOOP_TURNS);
-        if self.hold { self } else { Tile { block: block.unwrap_or(16), ..self } }
+        let with = |block| Tile { block, ..self };
+        let short = |block: &usize| with(*block).turns(g) <= LOOP_TURNS;
+        let block = [self.block, 4, 8, 16].into_iter().find(short);
+        if self.hold { self } else { with(block.unwrap_or(16)) }
     }
 
     fn tiles(&self, g: Geometry) -> usize {
@@ -263,10 +330,11 @@ impl Op for Attention {
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let g = self.0;
-        let tile = Tile::of(g.d(), lower.caps.software).bounded(g);
+        let half = lower.half(node.inputs[0]);
+        let tile = Tile::choose(lower, FORWARD.name, g, half);
         lower.launch(Launch {
             kernel: &FORWARD,
-            defines: &tile.defines(Pass::Forward, g.d(), lower.half(node.inputs[0])),
+            defines: &tile.defines(Pass::Forward, g.d(), half),
             params: bytemuck::bytes_of(&g.params(tile)),
             bindings: &[Some(node.inputs[0]), Some(node.outputs[0]), Some(node.outputs[1])],
             groups: tile.tasks(g) as u64,
@@ -286,8 +354,9 @@ impl Op for Attention {
             (Pass::Keys, &BACKWARD_KV, &[qkv, dy, lse, delta, dqkv], 4),
         ];
         for (pass, kernel, bindings, products) in passes {
-            let tile = Tile::of(g.d(), lower.caps.software).bounded(g);
-            let mut defines = tile.defines(pass, g.d(), lower.half(qkv));
+            let half = lower.half(qkv);
+            let tile = Tile::choose(lower, kernel.name, g, half);
+            let mut defines = tile.defines(pass, g.d(), half);
             defines.push(acc.into());
             lower.launch(Launch {
                 kernel,

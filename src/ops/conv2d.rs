@@ -21,7 +21,9 @@
 
 use super::add::give_grad;
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
-use crate::graph::{DType, FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
+use crate::graph::{
+    DType, FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId, bucket,
+};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
 
@@ -86,17 +88,44 @@ static SUM_SPLITS: Kernel = Kernel {
     defines: &["ACC"],
 };
 
-/// Register tiles (pixels x channels), largest first. The first spills on
-/// GPUs; software drivers keep registers in memory anyway and gain from fewer
+/// A register tile: rows (pixels, or input channels of the weight's gradient) by
+/// columns (channels).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tile {
+    tm: u32,
+    tn: u32,
+    name: &'static str,
+}
+
+const fn tile(tm: u32, tn: u32, name: &'static str) -> Tile {
+    Tile { tm, tn, name }
+}
+
+/// Tiles of forward and dx (pixels x channels), largest first. The first spills
+/// on GPUs; software drivers keep registers in memory anyway and gain from fewer
 /// loads.
-const TILES: [(u32, u32); 4] = [(16, 8), (8, 8), (4, 8), (4, 4)];
+const TILES: [Tile; 4] =
+    [tile(16, 8, "tile16x8"), tile(8, 8, "tile8x8"), tile(4, 8, "tile4x8"), tile(4, 4, "tile4x4")];
+
+/// Tiles of dweight (input x output channels).
+const WEIGHT_TILES: [Tile; 6] = [
+    tile(16, 8, "tile16x8"),
+    tile(8, 8, "tile8x8"),
+    tile(4, 8, "tile4x8"),
+    tile(16, 4, "tile16x4"),
+    tile(8, 4, "tile8x4"),
+    tile(4, 4, "tile4x4"),
+];
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new()];
     // VEC, HALF_X, HALF_Y: 32 bits, the border to half (a stem), half.
     for [vec, x, y] in [[1, 0, 0], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 1]] {
-        for (tm, tn) in TILES.map(|(m, n)| (i64::from(m), i64::from(n))) {
-            variants[2].push(vec![vec, tm, tn, x, y]);
+        for Tile { tm, tn, .. } in WEIGHT_TILES {
+            variants[2].push(vec![vec, tm.into(), tn.into(), x, y]);
+        }
+        for Tile { tm, tn, .. } in TILES {
+            let (tm, tn) = (tm.into(), tn.into());
             for (a, b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 variants[0].push(vec![vec, tm, tn, a, b, x, y]);
                 variants[1].push(vec![vec, tm, tn, a, b, x, y]);
@@ -151,6 +180,13 @@ impl Geometry {
         2 * (self.n * self.oh() * self.ow()) as u64 * (taps * self.cin * self.cout) as u64
     }
 
+    /// What tiles are tuned by: pixels, channels in and out, window, stride and
+    /// bits of an element.
+    fn key(&self, pixels: usize, half: i64) -> [usize; 6] {
+        let bits = if half == 0 { 32 } else { 16 };
+        [bucket(pixels), self.cin, self.cout, self.kernel, self.stride, bits]
+    }
+
     fn params(&self, tiles_n: u32, tiles: u32) -> Params {
         Params {
             n: self.n as u32,
@@ -175,18 +211,39 @@ fn wanted_invocations(lower: &Lower) -> u64 {
     if lower.caps.software { 4 * GROUP } else { 256 * GROUP }
 }
 
-/// The largest tile that leaves enough invocations and does not waste
-/// channels: (pixels per tile, channels per tile, tiles along channels, tiles).
-fn choose_tile(lower: &Lower, pixels: usize, channels: usize) -> (u32, u32, u32, u32) {
-    let count = |(tm, tn): (u32, u32)| {
-        let along = (channels as u32).div_ceil(tn);
-        (tm, tn, along, (pixels as u32).div_ceil(tm) * along)
+/// One of `tiles`, by default `rule`.
+fn choose(
+    lower: &mut Lower,
+    op: &'static str,
+    key: &[usize],
+    tiles: Vec<Tile>,
+    rule: Tile,
+) -> Tile {
+    let names: Vec<_> = tiles.iter().map(|t| t.name).collect();
+    let rule = tiles.iter().position(|t| *t == rule).unwrap_or(0);
+    tiles[lower.choose(op, key, &names, rule)]
+}
+
+/// A tile for `pixels` rows of `channels` channels, and how many there are along
+/// the channels and in all. By default it is the largest that leaves enough
+/// invocations and does not waste channels.
+fn choose_tile(
+    lower: &mut Lower,
+    op: &'static str,
+    key: &[usize],
+    pixels: usize,
+    channels: usize,
+) -> (Tile, u32, u32) {
+    let count = |t: Tile| {
+        let along = (channels as u32).div_ceil(t.tn);
+        (t, along, (pixels as u32).div_ceil(t.tm) * along)
     };
-    let wide = |t: &(u32, u32)| channels > 4 || t.1 == 4;
-    let fits = |t: &(u32, u32)| lower.caps.software || t.0 * t.1 <= 64;
-    let busy = |t: &(u32, u32)| u64::from(count(*t).3) >= wanted_invocations(lower);
+    let wide: Vec<Tile> = TILES.into_iter().filter(|t| channels > 4 || t.tn == 4).collect();
+    let fits = |t: &Tile| lower.caps.software || t.tm * t.tn <= 64;
+    let busy = |t: &Tile| u64::from(count(*t).2) >= wanted_invocations(lower);
     let last = TILES[TILES.len() - 1];
-    count(TILES.into_iter().find(|t| fits(t) && wide(t) && busy(t)).unwrap_or(last))
+    let rule = wide.iter().copied().find(|t| fits(t) && busy(t)).unwrap_or(last);
+    count(choose(lower, op, key, wide, rule))
 }
 
 /// y = conv(x, weight) + bias (+ emb) (+ residual).
@@ -199,13 +256,15 @@ pub(super) fn launch_forward(
     residual: Option<TensorId>,
     y: TensorId,
 ) -> Result<()> {
-    let (tm, tn, tiles_n, tiles) = choose_tile(lower, g.n * g.oh() * g.ow(), g.cout);
+    let key = g.key(g.n * g.oh() * g.ow(), lower.half(x));
+    let (tile, tiles_n, tiles) =
+        choose_tile(lower, FORWARD.name, &key, g.n * g.oh() * g.ow(), g.cout);
     lower.launch(Launch {
         kernel: &FORWARD,
         defines: &[
             g.vec().into(),
-            tm.into(),
-            tn.into(),
+            tile.tm.into(),
+            tile.tn.into(),
             emb.is_some().into(),
             residual.is_some().into(),
             lower.half(x),
@@ -226,13 +285,14 @@ pub(super) fn launch_backward_x(
     weight: TensorId,
     (dx, acc): (TensorId, bool),
 ) -> Result<()> {
-    let (tm, tn, tiles_n, tiles) = choose_tile(lower, g.n * g.h * g.w, g.cin);
+    let key = g.key(g.n * g.h * g.w, lower.half(dy));
+    let (tile, tiles_n, tiles) = choose_tile(lower, BACKWARD_X.name, &key, g.n * g.h * g.w, g.cin);
     lower.launch(Launch {
         kernel: &BACKWARD_X,
         defines: &[
             g.vec().into(),
-            tm.into(),
-            tn.into(),
+            tile.tm.into(),
+            tile.tn.into(),
             (g.stride == 1).into(),
             acc.into(),
             lower.half(dx),
@@ -245,6 +305,26 @@ pub(super) fn launch_backward_x(
     })
 }
 
+/// A tile of input by output channels that does not waste them.
+fn choose_weight_tile(lower: &mut Lower, g: Geometry, dy: TensorId) -> Tile {
+    let tm = match g.cin {
+        0..=4 => 4,
+        16.. if lower.caps.software => 16,
+        _ => 8,
+    };
+    let tn = if g.cout > 4 { 8 } else { 4 };
+    let fits = |t: &Tile| match t.tm {
+        4 => true,
+        8 => g.cin > 4,
+        _ => g.cin >= 16,
+    };
+    let wide = |t: &Tile| t.tn == 4 || g.cout > 4;
+    let tiles: Vec<Tile> = WEIGHT_TILES.into_iter().filter(|t| fits(t) && wide(t)).collect();
+    let rule = tiles.iter().copied().find(|t| (t.tm, t.tn) == (tm, tn)).unwrap_or(tiles[0]);
+    let key = g.key(g.n * g.oh() * g.ow(), lower.half(dy));
+    choose(lower, BACKWARD_W.name, &key, tiles, rule)
+}
+
 /// Adds or assigns the gradients of weight and bias.
 pub(super) fn launch_backward_weight(
     lower: &mut Lower,
@@ -254,13 +334,8 @@ pub(super) fn launch_backward_weight(
     (dweight, acc): (TensorId, bool),
     dbias: TensorId,
 ) -> Result<()> {
-    let tm = match g.cin {
-        0..=4 => 4,
-        16.. if lower.caps.software => 16,
-        _ => 8,
-    };
-    let tn = if g.cout > 4 { 8 } else { 4 };
-    let (tiles_m, tiles_n) = (g.cin.div_ceil(tm), g.cout.div_ceil(tn));
+    let Tile { tm, tn, .. } = choose_weight_tile(lower, g, dy);
+    let (tiles_m, tiles_n) = (g.cin.div_ceil(tm as usize), g.cout.div_ceil(tn as usize));
     let taps = g.kernel * g.kernel;
     let outputs = (taps * tiles_m * tiles_n) as u64;
     let rows = (g.n * g.oh()) as u64;
@@ -289,7 +364,7 @@ pub(super) fn launch_backward_weight(
     };
     lower.launch(Launch {
         kernel: &BACKWARD_W,
-        defines: &[g.vec().into(), tm as i64, tn as i64, lower.half(x), lower.half(dy)],
+        defines: &[g.vec().into(), tm.into(), tn.into(), lower.half(x), lower.half(dy)],
         params: bytemuck::bytes_of(&wp),
         bindings: &[Some(x), Some(dy), Some(partial)],
         groups: groups(outputs * splits),

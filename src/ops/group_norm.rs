@@ -22,7 +22,7 @@
 
 use super::pixels::{Blocks, wanted_invocations};
 use super::{GROUP, groups};
-use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
+use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId, bucket};
 use crate::kernel::{Kernel, accumulate, read, read_write, write};
 use crate::{Error, Result, params};
 
@@ -285,6 +285,17 @@ fn lcm(a: usize, b: usize) -> usize {
     a / x * b
 }
 
+/// Splits of the pixels that can be asked for instead of the rule's ("auto").
+const SPLITS: [(usize, &str); 7] = [
+    (1, "splits1"),
+    (2, "splits2"),
+    (4, "splits4"),
+    (8, "splits8"),
+    (16, "splits16"),
+    (32, "splits32"),
+    (64, "splits64"),
+];
+
 /// Channels from which reads of one pixel are well coalesced (128 bytes).
 const WINDOW: usize = 32;
 
@@ -298,7 +309,7 @@ impl GroupNormOp {
     }
 
     /// Windows hold whole groups, and whole quads for vector loads.
-    fn windows(&self, lower: &Lower) -> Windows {
+    fn windows(&self, lower: &mut Lower, op: &'static str, half: i64) -> Windows {
         let aligned = lcm(self.width(), 4);
         let vec = self.c.is_multiple_of(4) && aligned <= MAX_WIDTH;
         let unit = if vec { aligned } else { self.width() };
@@ -310,8 +321,32 @@ impl GroupNormOp {
         let least = if lower.caps.software { 1024 * rows } else { 8 * rows };
         let wanted = wanted_invocations(lower).div_ceil(GROUP as usize * self.n * windows);
         let splits = wanted.min(self.hw / least).max(self.hw.div_ceil(MAX_TURNS * rows));
-        let pixels = self.hw.div_ceil(splits);
+        let pixels = self.choose_pixels(lower, op, half, rows, self.hw.div_ceil(splits));
         Windows { vec, window, windows, pixels, splits: self.hw.div_ceil(pixels) }
+    }
+
+    /// Pixels of a split, by default `rule`: as many as leave one, two, four, ..
+    /// splits, each with pixels for all `rows` of a workgroup's invocations.
+    fn choose_pixels(
+        &self,
+        lower: &mut Lower,
+        op: &'static str,
+        half: i64,
+        rows: usize,
+        rule: usize,
+    ) -> usize {
+        let cut = |s: usize| {
+            let pixels = self.hw.div_ceil(s);
+            let whole = self.hw.div_ceil(pixels) == s && (s == 1 || pixels >= rows);
+            (whole && pixels <= MAX_TURNS * rows).then_some(pixels)
+        };
+        let counts = SPLITS.iter().filter_map(|(s, name)| Some((*name, cut(*s)?)));
+        let (names, pixels): (Vec<_>, Vec<_>) = std::iter::once(("auto", rule))
+            .chain(counts.filter(|(_, pixels)| *pixels != rule))
+            .unzip();
+        let bits = if half == 0 { 32 } else { 16 };
+        let key = [bucket(self.n), bucket(self.hw), self.c, self.options.groups, bits];
+        pixels[lower.choose(op, &key, &names, 0)]
     }
 
     fn sums_params(&self, w: Windows) -> SumsParams {
@@ -342,9 +377,11 @@ impl GroupNormOp {
     fn reduce(
         &self,
         lower: &mut Lower,
+        kernel: &'static Kernel,
+        half: i64,
         launch: impl Fn(&mut Lower, Windows, Stage, Option<TensorId>, u64) -> Result<()>,
     ) -> Result<()> {
-        let w = self.windows(lower);
+        let w = self.windows(lower, kernel.name, half);
         let workgroups = (self.n * w.windows) as u64;
         if w.splits == 1 {
             return launch(lower, w, Stage::Whole, None, workgroups);
@@ -369,7 +406,8 @@ impl GroupNormOp {
                 .unwrap_or_else(|| (lower.temp("demb", &[self.n, 2 * self.c]), false))
         });
         let sums = lower.temp("sums", &[self.n, 4, self.c]);
-        self.reduce(lower, |lower, w, stage, partials, workgroups| {
+        let half = lower.half(dy);
+        self.reduce(lower, &SUMS, half, |lower, w, stage, partials, workgroups| {
             let acc = demb.is_some_and(|d| d.1);
             lower.launch(Launch {
                 kernel: &SUMS,
@@ -411,7 +449,8 @@ impl Op for GroupNormOp {
         let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
         let (y, coefs) = (node.outputs[0], node.outputs[1]);
         let emb = self.emb(node);
-        self.reduce(lower, |lower, w, stage, partials, workgroups| {
+        let half = lower.half(x);
+        self.reduce(lower, &STATS, half, |lower, w, stage, partials, workgroups| {
             lower.launch(Launch {
                 kernel: &STATS,
                 defines: &stats_defines(stage, w.vec, emb.is_some(), lower.half(x)),

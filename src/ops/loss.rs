@@ -63,7 +63,7 @@ struct Mse {
 /// [n, h, w, c], c <= cp, over the first c channels. Returns `[n]`.
 ///
 /// # Errors
-/// [`Error::Shape`] if the two do not fit.
+/// [`crate::Error::Shape`] if the two do not fit.
 pub fn mse(g: &mut Graph, pred: TensorId, target: TensorId) -> Result<TensorId> {
     let [n, h, w, wide] = g.dims("mse", pred)?;
     let [.., c] = g.dims::<4>("mse", target)?;

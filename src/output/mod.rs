@@ -6,6 +6,7 @@
 
 pub mod atomic;
 mod axis;
+pub mod bars;
 mod canvas;
 pub mod grid;
 pub mod image;

@@ -3,9 +3,11 @@
 
 mod pipelines;
 mod state;
+mod timing;
 
 pub use pipelines::Pipelines;
 pub use state::FlatBuffers;
+pub use timing::{Clock, Span};
 
 use crate::gpu::Gpu;
 use crate::graph::{DType, FlatKind, Plan, Storage, TensorId};

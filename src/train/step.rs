@@ -345,6 +345,12 @@ impl TrainStep {
         self.first.plan()
     }
 
+    /// What a step of one micro-batch runs, to be looked at: noising to gradients,
+    /// and the update.
+    pub fn programs(&self) -> [&Program; 2] {
+        [&self.first, &self.optimizer.program]
+    }
+
     /// Which quarter of the timesteps `t` is in.
     pub fn quartile(&self, t: usize) -> usize {
         self.feed.quartile(t)

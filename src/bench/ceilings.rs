@@ -1,0 +1,224 @@
+//! What a device can do at best, measured by kernels that do one thing: the
+//! ceilings under which all others work.
+
+use super::measure::{Effort, Timing, measure};
+use crate::graph::{DType, FlatKind, Graph, Launch, Lower, Plan, PlanOptions, TensorId};
+use crate::kernel::{Kernel, read, write};
+use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
+use crate::{Result, params};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Invocations of a workgroup.
+const GROUP: u64 = 64;
+
+params! {
+    struct FmaParams { len: u32, turns: u32, factor: f32, step: f32 }
+}
+
+params! {
+    struct CopyParams { quads: u32 }
+}
+
+params! {
+    struct LoadsParams { len: u32, turns: u32, mask: u32 }
+}
+
+static FMA: Kernel = Kernel {
+    name: "bench_fma",
+    source: include_str!("../../shaders/bench_fma.wgsl"),
+    bindings: &[write("y")],
+    params: FmaParams::FIELDS,
+    defines: &["CHAINS", "UNROLL", "F16"],
+};
+
+static COPY: Kernel = Kernel {
+    name: "bench_copy",
+    source: include_str!("../../shaders/bench_copy.wgsl"),
+    bindings: &[read("x"), write("y")],
+    params: CopyParams::FIELDS,
+    defines: &["EACH"],
+};
+
+static LOADS: Kernel = Kernel {
+    name: "bench_loads",
+    source: include_str!("../../shaders/bench_loads.wgsl"),
+    bindings: &[read("x"), write("y")],
+    params: LoadsParams::FIELDS,
+    defines: &["SHARED", "UNROLL"],
+};
+
+/// Chains that are tried: few stay in a processor's registers, many hide a GPU's
+/// latency.
+const CHAINS: [i64; 4] = [1, 2, 4, 8];
+/// Multiply-adds of a chain in a turn, loads in a turn.
+const UNROLL: i64 = 16;
+/// `vec4`s an invocation copies.
+const EACH: i64 = 4;
+
+/// The kernels of this module with all values of their defines, as
+/// [`crate::ops::kernels`] lists those of the ops. Those with F16 set need the
+/// device's half-precision arithmetic.
+pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let fma = |f16: i64| CHAINS.map(|chains| vec![chains, UNROLL, f16]);
+    vec![
+        (&FMA, [fma(0), fma(1)].concat()),
+        (&COPY, vec![vec![EACH]]),
+        (&LOADS, vec![vec![0, UNROLL], vec![1, UNROLL]]),
+    ]
+}
+
+/// What a device can do at best.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Ceilings {
+    /// Multiply-adds in 32 bits, in GFLOP/s (each counts two).
+    pub fma_gflops: f64,
+    /// The same in half precision, where the device has such arithmetic.
+    pub fma_f16_gflops: Option<f64>,
+    /// Copying from buffer to buffer, in GB/s read and written together.
+    pub copy_gbs: f64,
+    /// Loads of single floats that a cache holds, in thousand millions a second.
+    pub storage_gloads: f64,
+    /// The same from workgroup memory.
+    pub workgroup_gloads: f64,
+    /// A launch that depends on the one before and does nearly nothing, in
+    /// microseconds.
+    pub dispatch_us: f64,
+}
+
+/// The things that are measured, for dividing the time.
+const PARTS: u32 = CHAINS.len() as u32 * 2 + 4;
+
+impl Ceilings {
+    /// Measures all of them within about `effort.budget`.
+    ///
+    /// # Errors
+    /// As compiling and running any program.
+    pub fn measure(ctx: Context, effort: Effort) -> Result<Ceilings> {
+        let part = (effort.budget / PARTS).max(Duration::from_millis(1));
+        let effort = Effort { budget: part, ..effort };
+        Ok(Ceilings {
+            fma_gflops: fma(ctx, effort, false)?,
+            fma_f16_gflops: match ctx.gpu.has_f16() {
+                true => Some(fma(ctx, effort, true)?),
+                false => None,
+            },
+            copy_gbs: copy(ctx, effort)?,
+            storage_gloads: loads(ctx, effort, false)?,
+            workgroup_gloads: loads(ctx, effort, true)?,
+            dispatch_us: dispatch(ctx, effort)?,
+        })
+    }
+}
+
+/// A billion things a second, at the best of the rounds.
+fn rate(count: u64, timing: Timing) -> f64 {
+    count as f64 / (timing.min_ms * 1e6).max(1e-3)
+}
+
+/// Invocations that keep the device busy.
+fn invocations(ctx: Context) -> u64 {
+    if ctx.gpu.caps.software { 1 << 12 } else { 1 << 20 }
+}
+
+/// Compiles what `describe` launches on tensors of its own.
+fn compile(
+    ctx: Context,
+    describe: impl FnOnce(&mut Lower) -> Result<Vec<TensorId>>,
+) -> Result<Program> {
+    let graph = Graph::new();
+    let mut lower = Lower::new(&graph, &ctx.gpu.caps);
+    let keep = describe(&mut lower)?;
+    let plan = Plan::new(&graph, lower, &keep, PlanOptions::default())?;
+    let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights])?;
+    Program::compile(ctx, plan, &flat, CompileOptions::default())
+}
+
+fn time(ctx: Context, effort: Effort, program: &Program) -> Result<Timing> {
+    measure(ctx.gpu, effort, || program.run(ctx.gpu).map(drop))
+}
+
+/// GFLOP/s of the best number of chains.
+fn fma(ctx: Context, effort: Effort, f16: bool) -> Result<f64> {
+    let mut best = 0.0f64;
+    for chains in CHAINS {
+        let len = invocations(ctx);
+        let turns = 256 / chains as u32;
+        let flops = len * u64::from(turns) * (UNROLL * chains * 4 * 2) as u64;
+        let program = compile(ctx, |lower| {
+            let y = lower.pinned("y", &[len as usize], DType::F32);
+            let p = FmaParams { len: len as u32, turns, factor: 0.999, step: 0.001 };
+            lower.launch(Launch {
+                kernel: &FMA,
+                defines: &[chains, UNROLL, f16.into()],
+                params: bytemuck::bytes_of(&p),
+                bindings: &[Some(y)],
+                groups: len / GROUP,
+                flops,
+            })?;
+            Ok(vec![y])
+        })?;
+        best = best.max(rate(flops, time(ctx, effort, &program)?));
+    }
+    Ok(best)
+}
+
+fn launch_copy(lower: &mut Lower, from: TensorId, to: TensorId, quads: u64) -> Result<()> {
+    lower.launch(Launch {
+        kernel: &COPY,
+        defines: &[EACH],
+        params: bytemuck::bytes_of(&CopyParams { quads: quads as u32 }),
+        bindings: &[Some(from), Some(to)],
+        groups: quads.div_ceil(GROUP * EACH as u64),
+        flops: 0,
+    })
+}
+
+/// GB/s, on arrays that no cache holds.
+fn copy(ctx: Context, effort: Effort) -> Result<f64> {
+    let wanted = if ctx.gpu.caps.software { 64 << 20 } else { 256 << 20 };
+    let bytes = ctx.gpu.caps.max_binding.min(wanted) / 16 * 16;
+    let program = compile(ctx, |lower| {
+        let [x, y] = ["x", "y"].map(|n| lower.pinned(n, &[bytes as usize / 4], DType::F32));
+        launch_copy(lower, x, y, bytes / 16)?;
+        Ok(vec![y])
+    })?;
+    Ok(rate(2 * bytes, time(ctx, effort, &program)?))
+}
+
+/// Elements of the array that is loaded from.
+const HELD: u32 = 1024;
+
+fn loads(ctx: Context, effort: Effort, shared: bool) -> Result<f64> {
+    let len = invocations(ctx);
+    let turns = 32;
+    let program = compile(ctx, |lower| {
+        let x = lower.pinned("x", &[HELD as usize], DType::F32);
+        let y = lower.pinned("y", &[len as usize], DType::F32);
+        let p = LoadsParams { len: len as u32, turns, mask: HELD - 1 };
+        lower.launch(Launch {
+            kernel: &LOADS,
+            defines: &[shared.into(), UNROLL],
+            params: bytemuck::bytes_of(&p),
+            bindings: &[Some(x), Some(y)],
+            groups: len / GROUP,
+            flops: 0,
+        })?;
+        Ok(vec![y])
+    })?;
+    Ok(rate(len * u64::from(turns) * UNROLL as u64, time(ctx, effort, &program)?))
+}
+
+/// Microseconds a launch of a chain of them.
+fn dispatch(ctx: Context, effort: Effort) -> Result<f64> {
+    const LAUNCHES: usize = 64;
+    let program = compile(ctx, |lower| {
+        let [x, y] = ["x", "y"].map(|n| lower.pinned(n, &[4], DType::F32));
+        for _ in 0..LAUNCHES / 2 {
+            launch_copy(lower, x, y, 1)?;
+            launch_copy(lower, y, x, 1)?;
+        }
+        Ok(vec![x, y])
+    })?;
+    Ok(time(ctx, effort, &program)?.min_ms * 1e3 / LAUNCHES as f64)
+}

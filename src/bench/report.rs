@@ -1,0 +1,270 @@
+//! What was measured, as a table's rows and as JSON, and how two reports differ.
+
+use super::{Ceilings, Direction, TimeKind};
+use crate::gpu::AdapterSummary;
+use crate::graph::Why;
+use crate::output::atomic;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A ceiling that a program can hang under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    /// Multiply-adds.
+    Arithmetic,
+    /// Bytes to and from memory.
+    Memory,
+    /// Launches.
+    Launches,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Limit::Arithmetic => "arithmetic",
+            Limit::Memory => "memory",
+            Limit::Launches => "launches",
+        })
+    }
+}
+
+/// What a program has to do at least.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Work {
+    /// Floating-point operations, of convolutions as the direct algorithm has them.
+    pub flops: u64,
+    /// Bytes of all that is bound, touched once a launch.
+    pub bytes: u64,
+    /// Launches.
+    pub dispatches: usize,
+}
+
+/// The ceiling that allows least.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bound {
+    /// Which it is.
+    pub limit: Limit,
+    /// How long the work takes under it, in milliseconds.
+    pub ms: f64,
+}
+
+/// The binding ceiling: each alone gives a time below which no run can be, and the
+/// longest of them binds.
+pub fn bind(work: Work, ceilings: &Ceilings) -> Bound {
+    let bounds = [
+        (Limit::Arithmetic, work.flops as f64 / (ceilings.fma_gflops * 1e6)),
+        (Limit::Memory, work.bytes as f64 / (ceilings.copy_gbs * 1e6)),
+        (Limit::Launches, work.dispatches as f64 * ceilings.dispatch_us / 1e3),
+    ];
+    let [first, rest @ ..] = bounds.map(|(limit, ms)| Bound { limit, ms });
+    rest.into_iter().fold(first, |most, b| if b.ms > most.ms { b } else { most })
+}
+
+/// The part of a network's time that one op takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// The op, with ".backward" where that is it.
+    pub op: String,
+    /// Its launches.
+    pub launches: usize,
+    /// Milliseconds, all launches alone.
+    pub ms: f64,
+    /// Of the sum of all ops, from 0 to 1.
+    pub share: f64,
+}
+
+/// One measured case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaseResult {
+    /// "W1" to "W9".
+    pub workload: String,
+    /// "conv2d", "unet", ..
+    pub op: String,
+    /// What of it ran.
+    pub direction: Direction,
+    /// Whether activations were stored as half.
+    pub half: bool,
+    /// "default", or what was forced: "conv2d=tile8x8".
+    pub variant: String,
+    /// What ran in the end, each choice once: "conv2d=tile16x8 conv2d_dx=..".
+    pub chosen: String,
+    /// Who decided that; `Forced` if anything was.
+    pub chosen_by: Why,
+    /// Shape of the input.
+    pub shape: Vec<usize>,
+    /// Median over the rounds, in milliseconds.
+    pub median_ms: f64,
+    /// Least of the rounds, in milliseconds.
+    pub min_ms: f64,
+    /// Rounds.
+    pub rounds: usize,
+    /// Work, in thousand million floating-point operations.
+    pub gflop: f64,
+    /// Work by the median time.
+    pub gflops: f64,
+    /// Bytes bound by the median time, in GB/s.
+    pub gbs: f64,
+    /// The ceiling's time as percent of the median.
+    pub percent: f64,
+    /// Which ceiling that is.
+    pub bound_by: Limit,
+    /// Launches.
+    pub dispatches: usize,
+    /// A network's time by op, longest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
+}
+
+impl CaseResult {
+    /// What a case is called in tables, charts and comparisons.
+    pub fn name(&self) -> String {
+        let half = if self.half { " in half" } else { "" };
+        let variant = match self.variant.as_str() {
+            "default" => String::new(),
+            forced => format!(" {forced}"),
+        };
+        format!("{} {} {}{half}{variant}", self.workload, self.op, self.direction)
+    }
+}
+
+/// Everything of one measuring.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the program.
+    pub version: String,
+    /// The commit that it was built from, if the build was told.
+    pub commit: Option<String>,
+    /// When, in UTC: "2026-01-31T12:00:00Z".
+    pub date: String,
+    /// The adapter's name.
+    pub adapter: String,
+    /// The driver and its version.
+    pub driver: String,
+    /// "vulkan", "metal", ..
+    pub backend: String,
+    /// What counted as time.
+    pub time: TimeKind,
+    /// What the device can do at best.
+    pub ceilings: Ceilings,
+    /// The cases.
+    pub cases: Vec<CaseResult>,
+}
+
+/// The commit that the program was built from: what the environment variable
+/// DEMIST_COMMIT held when it was compiled.
+pub fn commit() -> Option<&'static str> {
+    option_env!("DEMIST_COMMIT")
+}
+
+/// The time of day in UTC, as reports have it.
+pub fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    utc(since)
+}
+
+/// Seconds since 1970 as "2026-01-31T12:00:00Z", by the Gregorian calendar.
+fn utc(seconds: u64) -> String {
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    let (month, day) = (month + 1, days + 1);
+    let [hour, minute, second] = [rest / 3600, rest / 60 % 60, rest % 60];
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+impl Report {
+    /// A report of this program on a device, without cases yet.
+    pub fn new(device: &AdapterSummary, time: TimeKind, ceilings: Ceilings) -> Report {
+        Report {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: commit().map(str::to_owned),
+            date: now(),
+            adapter: device.name.clone(),
+            driver: device.driver.clone(),
+            backend: device.backend.clone(),
+            time,
+            ceilings,
+            cases: Vec::new(),
+        }
+    }
+
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is none.
+    pub fn read(path: &Path) -> Result<Report> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::file(path, format!("is no report of `demist bench`: {e}")))
+    }
+
+    /// Writes it as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::file(path, format!("cannot be put into JSON: {e}")))?;
+        atomic::write(path, text.as_bytes())
+    }
+}
+
+/// A case of two reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// The case.
+    pub name: String,
+    /// Median in the first report, in milliseconds.
+    pub a_ms: Option<f64>,
+    /// Median in the second.
+    pub b_ms: Option<f64>,
+}
+
+impl Comparison {
+    /// The second time by the first: below 1 is faster. `None` if either is missing.
+    pub fn ratio(&self) -> Option<f64> {
+        Some(self.b_ms? / self.a_ms?)
+    }
+}
+
+/// The cases of both reports in the order of the first, then what only the second
+/// has.
+pub fn compare(a: &Report, b: &Report) -> Vec<Comparison> {
+    let find =
+        |r: &Report, name: &str| r.cases.iter().find(|c| c.name() == name).map(|c| c.median_ms);
+    let mut names: Vec<String> = a.cases.iter().map(CaseResult::name).collect();
+    let only_b = b.cases.iter().map(CaseResult::name).filter(|n| find(a, n).is_none());
+    names.extend(only_b);
+    let row = |name: String| Comparison { a_ms: find(a, &name), b_ms: find(b, &name), name };
+    names.into_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn dates_of_leap_years_and_ends_of_months() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_709_251_199), "2024-02-29T23:59:59Z");
+        assert_eq!(utc(1_767_225_600), "2026-01-01T00:00:00Z");
+        assert_eq!(utc(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,211 @@
+//! The one place where a kernel's variant is decided.
+//!
+//! An op that has several correct ways to run a shape names them and says which
+//! of them its own rule would take ([`super::Lower::choose`]). A forced variant
+//! comes first ([`super::Lower::force`], or the environment variable
+//! `DEMIST_VARIANT="conv2d=tile4x8,attention=rows2x1"`), then a [`Tuning`] table,
+//! then the rule. What was decided, and why, stays in [`super::Plan::choices`].
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The choices that can be forced and tuned, by the name of the kernel that they
+/// are about.
+pub const CHOICES: [&str; 8] = [
+    "conv2d",
+    "conv2d_dx",
+    "conv2d_dw",
+    "attention",
+    "attention_dq",
+    "attention_dkv",
+    "group_norm_stats",
+    "group_norm_sums",
+];
+
+/// Variants to force: "choice=candidate", separated by commas.
+const VARIABLE: &str = "DEMIST_VARIANT";
+
+/// Who decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// The op's own rule.
+    Rule,
+    /// The tuning table.
+    Tuned,
+    /// The caller or the environment.
+    Forced,
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Why::Rule => "rule",
+            Why::Tuned => "tuned",
+            Why::Forced => "forced",
+        })
+    }
+}
+
+/// A decision of a lowering. Launches of one shape share one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The name of the choice, one of [`CHOICES`].
+    pub op: &'static str,
+    /// Sizes that it is tuned by, bucketed; what they are is the op's affair.
+    pub shape: Vec<usize>,
+    /// What is correct for the shape.
+    pub candidates: Vec<&'static str>,
+    /// Index of what the op's rule would take.
+    pub rule: usize,
+    /// Index of what was taken.
+    pub chosen: usize,
+    /// Who took it.
+    pub why: Why,
+    /// Launches (or pairs of them) that it decided.
+    pub times: usize,
+}
+
+impl Choice {
+    /// The name of what was taken.
+    pub fn name(&self) -> &'static str {
+        self.candidates[self.chosen]
+    }
+}
+
+/// The smallest power of two that is not less than `size`: sizes of one bucket
+/// share a tuning.
+pub fn bucket(size: usize) -> usize {
+    size.max(1).checked_next_power_of_two().unwrap_or(usize::MAX)
+}
+
+/// Which candidate was fastest: by choice, then by shape ("4096x64x64").
+/// Entries that a lowering does not know are ignored, so a table outlives the
+/// variants that it was measured with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tuning {
+    entries: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Tuning {
+    /// Prefers `candidate` for `op` at the bucketed `shape`.
+    pub fn set(&mut self, op: &str, shape: &[usize], candidate: &str) {
+        let shapes = self.entries.entry(op.into()).or_default();
+        shapes.insert(shape_name(shape), candidate.into());
+    }
+
+    /// What was preferred.
+    pub fn get(&self, op: &str, shape: &[usize]) -> Option<&str> {
+        self.entries.get(op)?.get(&shape_name(shape)).map(String::as_str)
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.entries.values().map(BTreeMap::len).sum()
+    }
+
+    /// True without entries.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// "4096x64x64".
+pub fn shape_name(shape: &[usize]) -> String {
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+}
+
+/// The state of a lowering's choices.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Chooser {
+    forced: BTreeMap<String, String>,
+    tuning: Option<Arc<Tuning>>,
+    choices: Vec<Choice>,
+    /// First fault, reported by [`Chooser::finish`].
+    fault: Option<String>,
+}
+
+impl Chooser {
+    /// Forces what the environment asks for.
+    pub fn from_env() -> Self {
+        let mut chooser = Self::default();
+        if let Ok(text) = std::env::var(VARIABLE) {
+            chooser.force_all(&text);
+        }
+        chooser
+    }
+
+    fn force_all(&mut self, text: &str) {
+        for entry in text.split(',').map(str::trim).filter(|e| !e.is_empty()) {
+            match entry.split_once('=') {
+                Some((op, candidate)) => self.force(op.trim(), candidate.trim()),
+                None => {
+                    let detail = format!("{VARIABLE}: `{entry}` is no choice=variant");
+                    self.fault.get_or_insert(detail);
+                }
+            }
+        }
+    }
+
+    pub fn force(&mut self, op: &str, candidate: &str) {
+        if !CHOICES.contains(&op) {
+            let detail = format!("variant: `{op}` is no choice; there are {}", CHOICES.join(", "));
+            self.fault.get_or_insert(detail);
+        }
+        self.forced.insert(op.into(), candidate.into());
+    }
+
+    pub fn tune(&mut self, tuning: Arc<Tuning>) {
+        self.tuning = Some(tuning);
+    }
+
+    pub fn choose(
+        &mut self,
+        op: &'static str,
+        shape: &[usize],
+        candidates: &[&'static str],
+        rule: usize,
+    ) -> usize {
+        let same = |c: &&mut Choice| {
+            (c.op, c.rule) == (op, rule) && c.shape == shape && c.candidates == candidates
+        };
+        if let Some(same) = self.choices.iter_mut().find(same) {
+            same.times += 1;
+            return same.chosen;
+        }
+        let find = |name: &str| candidates.iter().position(|c| *c == name);
+        let forced = self.forced.get(op).and_then(|name| find(name));
+        let tuned = || self.tuning.as_ref()?.get(op, shape).and_then(find);
+        let (chosen, why) = match forced {
+            Some(i) => (i, Why::Forced),
+            None => tuned().map_or((rule, Why::Rule), |i| (i, Why::Tuned)),
+        };
+        let (shape, candidates) = (shape.to_vec(), candidates.to_vec());
+        self.choices.push(Choice { op, shape, candidates, rule, chosen, why, times: 1 });
+        chosen
+    }
+
+    /// What was decided.
+    ///
+    /// # Errors
+    /// A line about a forced variant that no shape of the lowering has.
+    pub fn finish(self) -> std::result::Result<Vec<Choice>, String> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        for (op, name) in &self.forced {
+            let mine = || self.choices.iter().filter(|c| c.op == op);
+            let known: BTreeSet<&str> = mine().flat_map(|c| c.candidates.clone()).collect();
+            if !known.is_empty() && !known.contains(name.as_str()) {
+                let known: Vec<&str> = known.into_iter().collect();
+                return Err(format!(
+                    "variant: {op} has no `{name}` here; there are {}",
+                    known.join(", ")
+                ));
+            }
+        }
+        Ok(self.choices)
+    }
+}
