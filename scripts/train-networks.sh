@@ -22,14 +22,14 @@ run() { # run NAME COMMAND OPTIONS...
     touch "$out/$name/done"
 }
 
-# Draws faces of five classes, with the variance of the schedule ...
+# Draws faces of five classes ...
 run faces-base train --noise-schedule cosine --predict-xstart --channel-mult 1,1,2 \
     --batch-size 16 --lr 1e-3 --lr-warmup 100 --lr-anneal --ema-rate 0.999 --steps 2500
 
-# ... and goes on with a learned one, and with images whose class it is not told.
-run faces train --init "$out/faces-base/network.safetensors" --learn-sigma \
-    --rescale-learned-sigmas --label-dropout 0.1 --batch-size 16 --lr 4e-4 --lr-warmup 20 \
-    --lr-anneal --ema-rate 0.995 --steps 900
+# ... and goes on with images whose class it is not told.
+run faces train --init "$out/faces-base/network.safetensors" --sigma-small \
+    --label-dropout 0.1 --batch-size 16 --lr 4e-4 --lr-warmup 20 --lr-anneal \
+    --ema-rate 0.995 --steps 700
 
 # Classifier of noisy faces, to guide it.
 run guide train-classifier --noise-schedule cosine --flip --batch-size 32 --lr 1e-3 \

@@ -31,7 +31,7 @@ fn the_shipped_network_says_how_it_was_made() {
     assert_eq!(info.holds, "ema");
     assert!(!info.device.is_empty());
     assert!(info.model.unet().unwrap().null_class, "it cannot draw without a class");
-    assert_eq!(info.diffusion.var_type, VarType::LearnedRange);
+    assert_eq!(info.diffusion.var_type, VarType::FixedSmall);
     for (path, command) in [(GUIDE, "demist train-classifier"), (UPSAMPLER, "demist train")] {
         let (other, _) = read_network(Path::new(path)).unwrap();
         assert!(std::fs::metadata(path).unwrap().len() <= 4_000_000);
