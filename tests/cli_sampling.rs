@@ -231,7 +231,7 @@ fn a_label_dropped_network_guides_itself() {
     assert_ne!(plain.images, strong.images);
     assert_eq!(strong, drawn("20"));
     for file in [network(), unconditional()] {
-        place.refuse(&sample(file, &["--guidance", "2"]), &["label dropout"]);
+        place.refuse(&sample(file, &["--guidance", "2"]), &["--label-dropout"]);
     }
     place.refuse(&sample(label_dropped(), &["--guidance", "nan"]), &["--guidance"]);
 }

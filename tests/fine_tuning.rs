@@ -106,9 +106,12 @@ fn what_fits_is_taken_over_and_the_rest_is_named() {
         let params = model_params(&other).unwrap();
         let drawn = initialise(&params, 7);
         for ((p, value), drawn) in params.iter().zip(&values).zip(&drawn) {
-            let stored = || p.to_device(&network.tensors.tensors[&p.name].to_f32().unwrap());
-            let want = if wanted.contains(&p.name.as_str()) { drawn.clone() } else { stored() };
-            assert!(bits(value) == bits(&want), "{}", p.name);
+            // The rows that both have are the file's, further ones are drawn.
+            let mut want = p.to_file(drawn);
+            let stored = network.tensors.tensors[&p.name].to_f32().unwrap();
+            let common = want.len().min(stored.len());
+            want[..common].copy_from_slice(&stored[..common]);
+            assert!(bits(value) == bits(&p.to_device(&want)), "{}", p.name);
         }
     }
     let others = [
