@@ -4,7 +4,6 @@
 mod harness;
 
 #[path = "cli/support.rs"]
-#[allow(dead_code)]
 mod support;
 
 use demist::bench::{
