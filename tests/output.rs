@@ -361,16 +361,16 @@ fn rows_that_are_not_finite_change_nothing() {
     dirty.push((f64::NAN, 1.0));
     dirty.push((60.0, f64::NEG_INFINITY));
     assert_eq!(plot::smooth(&clean), plot::smooth(&dirty));
-    let draw = |rows: &[(f64, f64)]| plotted(|p| plot::loss_plot(p, "Loss", rows));
+    let draw = |rows: &[(f64, f64)]| plotted(|p| plot::loss_plot(p, "Loss", rows, None));
     assert_eq!(draw(&clean), draw(&dirty));
 }
 
 #[test]
 fn few_and_extreme_rows_make_a_plot() {
-    let one = plotted(|p| plot::loss_plot(p, "One", &[(3.0, 0.5)]));
+    let one = plotted(|p| plot::loss_plot(p, "One", &[(3.0, 0.5)], None));
     assert!((80..870).any(|x| strong(&one, x).len() > 4), "a dot");
-    let none = plotted(|p| plot::loss_plot(p, "None", &[]));
-    assert_eq!(none, plotted(|p| plot::loss_plot(p, "None", &[(1.0, f64::NAN)])));
+    let none = plotted(|p| plot::loss_plot(p, "None", &[], None));
+    assert_eq!(none, plotted(|p| plot::loss_plot(p, "None", &[(1.0, f64::NAN)], None)));
     for rows in [
         vec![(0.0, 0.0), (1.0, 0.0)],
         vec![(0.0, -5.0), (1.0, 100.0)],
@@ -379,11 +379,11 @@ fn few_and_extreme_rows_make_a_plot() {
         vec![(5.0, 1e15), (5.0, 1e15 + 1.0)],
         vec![(0.0, f64::MIN_POSITIVE / 1e10), (1e18, 1.0)],
     ] {
-        plotted(|p| plot::loss_plot(p, "Extreme\ntitle \u{4e00}", &rows));
+        plotted(|p| plot::loss_plot(p, "Extreme\ntitle \u{4e00}", &rows, None));
     }
     let many: Vec<(f64, f64)> =
         (0..300_000).map(|i| (f64::from(i), 1.0 + f64::from(i % 7))).collect();
-    plotted(|p| plot::loss_plot(p, "Many", &many));
+    plotted(|p| plot::loss_plot(p, "Many", &many, None));
 }
 
 #[test]

@@ -80,18 +80,6 @@ fn launch(
     })
 }
 
-/// Adds `from` to `into`, a pinned tensor that keeps a running sum.
-///
-/// # Errors
-/// [`Error::Shape`] if the shapes differ.
-pub fn add_into(lower: &mut Lower, from: TensorId, into: TensorId) -> Result<()> {
-    let (a, b) = (lower.shape(from), lower.shape(into));
-    if a != b {
-        return Err(Error::shape("add", format!("{a:?} and {b:?} differ")));
-    }
-    launch(lower, from, None, into, true)
-}
-
 /// Copies or adds `dy` to the gradient of `id`.
 pub(crate) fn add_grad(lower: &mut Lower, id: TensorId, dy: TensorId) -> Result<()> {
     match lower.grad_target(id) {

@@ -34,7 +34,7 @@ mod timestep_embedding;
 mod vlb;
 
 pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
-pub use add::{add, add_into};
+pub use add::add;
 pub use attention::{AttentionOrder, attention};
 pub use cast::{cast, pack_weights};
 pub use concat::concat;

@@ -42,15 +42,26 @@ pub struct Series<'a> {
     pub style: Style,
 }
 
-/// Plots raw (pale) and smoothed loss against the step.
+/// Plots raw (pale) and smoothed loss against the step, and the losses of a
+/// validation set if there are any.
 ///
 /// # Errors
 /// [`Error::Io`] if `path` cannot be written.
-pub fn loss_plot(path: &Path, title: &str, rows: &[(f64, f64)]) -> Result<()> {
-    let series = [
+pub fn loss_plot(
+    path: &Path,
+    title: &str,
+    rows: &[(f64, f64)],
+    validation: Option<Vec<(f64, f64)>>,
+) -> Result<()> {
+    let mut series = vec![
         Series { name: "loss", points: rows.to_vec(), style: Style::Faint(0) },
         Series { name: "smoothed", points: smooth(rows), style: Style::Strong(0) },
     ];
+    series.extend(validation.map(|points| Series {
+        name: "validation",
+        points,
+        style: Style::Strong(1),
+    }));
     line_plot(path, title, "step", "loss", &series)
 }
 

@@ -27,7 +27,7 @@ use crate::diffusion::{LossSecondMoment, ScheduleSampler};
 use crate::graph::FlatKind;
 use crate::model::{ModelConfig, initialise};
 use crate::output::metrics::{Metrics, MetricsWriter};
-use crate::output::plot::{self, Series, Style};
+use crate::output::plot;
 use crate::runtime::{Context, Ticket};
 use crate::{Error, Result, rng};
 use std::collections::VecDeque;
@@ -437,20 +437,13 @@ impl Run<'_> {
         let folder = &self.options.folder;
         let metrics = Metrics::read(&folder.join("metrics.csv"))?;
         let Some(points) = metrics.points("loss").filter(|p| !p.is_empty()) else { return Ok(()) };
-        let smoothed = plot::smooth(&points);
-        let mut series = vec![
-            Series { name: "loss", points, style: Style::Faint(0) },
-            Series { name: "smoothed", points: smoothed, style: Style::Strong(0) },
-        ];
-        let evaluations = folder.join("evaluation.csv");
-        if self.evaluations.is_some()
-            && let Some(points) = Metrics::read(&evaluations)?.points("loss")
-        {
-            series.push(Series { name: "validation", points, style: Style::Strong(1) });
-        }
+        let validation = match self.evaluations {
+            Some(_) => Metrics::read(&folder.join("evaluation.csv"))?.points("loss"),
+            None => None,
+        };
         let path = folder.join("loss.png");
         let title = format!("training loss on {}", self.ctx.gpu.summary.name);
-        plot::line_plot(&path, &title, "step", "loss", &series)?;
+        plot::loss_plot(&path, &title, &points, validation)?;
         self.plotted = Instant::now();
         (self.on_event)(Event::Wrote(&path))
     }
