@@ -58,6 +58,17 @@ impl AdapterSummary {
     }
 }
 
+impl AdapterSummary {
+    /// Whether the driver is known to gain from uniform loads: llvmpipe of Mesa 25
+    /// and later (22.3 does not, what lies between was not tried).
+    pub(super) fn loads_uniformly(&self) -> bool {
+        let mut words = self.driver.split_whitespace();
+        let mesa = words.find(|w| *w == "Mesa").and(words.next());
+        let major = mesa.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        self.driver.starts_with("llvmpipe") && major.is_some_and(|m| m >= 25)
+    }
+}
+
 impl std::fmt::Display for AdapterSummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({}, {}, {})", self.name, self.kind, self.backend, self.driver)

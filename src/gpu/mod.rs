@@ -15,6 +15,9 @@ use std::sync::{Arc, Mutex};
 pub struct Caps {
     /// A software implementation (lavapipe, SwiftShader, WARP).
     pub software: bool,
+    /// The driver loads once for all lanes where an index comes from immediates
+    /// (`shaders/uniform.wgsl`), and offers them.
+    pub uniform_loads: bool,
     /// Largest bytes of one storage binding.
     pub max_binding: u64,
     /// Largest bytes of one buffer.
@@ -31,6 +34,7 @@ impl Default for Caps {
         let l = wgpu::Limits::default();
         Caps {
             software: false,
+            uniform_loads: false,
             max_binding: l.max_storage_buffer_binding_size,
             max_buffer: l.max_buffer_size,
             storage_alignment: 256,
@@ -79,7 +83,13 @@ impl Gpu {
         let adapter = adapters::select(selector)?;
         let summary = AdapterSummary::of(&adapter);
         let offered = adapter.limits();
+        let digits = size_of_val(&crate::kernel::DIGITS) as u32;
+        let uniform_loads = summary.loads_uniformly()
+            && adapter.features().contains(wgpu::Features::IMMEDIATES)
+            && offered.max_immediate_size >= digits;
+        let wanted = if uniform_loads { wanted | wgpu::Features::IMMEDIATES } else { wanted };
         let limits = wgpu::Limits {
+            max_immediate_size: if uniform_loads { digits } else { 0 },
             max_buffer_size: offered.max_buffer_size,
             max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
             min_storage_buffer_offset_alignment: offered.min_storage_buffer_offset_alignment,
@@ -103,6 +113,7 @@ impl Gpu {
         });
         let caps = Caps {
             software: summary.kind == "software",
+            uniform_loads,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             // One alignment for all devices keeps flat buffers identical.

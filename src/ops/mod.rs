@@ -30,6 +30,7 @@ mod repeat;
 mod resample;
 mod resize;
 mod silu;
+mod tiles;
 mod timestep_embedding;
 mod vlb;
 

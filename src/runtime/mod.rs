@@ -11,6 +11,7 @@ pub use timing::{Clock, Span};
 
 use crate::gpu::Gpu;
 use crate::graph::{DType, FlatKind, Plan, Storage, TensorId};
+use crate::kernel::DIGITS;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,6 +69,19 @@ struct Step {
     bind_group: wgpu::BindGroup,
     groups: (u32, u32),
     flops: u64,
+    /// Takes [`DIGITS`].
+    immediates: bool,
+}
+
+impl Step {
+    fn encode(&self, pass: &mut wgpu::ComputePass) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        if self.immediates {
+            pass.set_immediates(0, bytemuck::cast_slice(&DIGITS));
+        }
+        pass.dispatch_workgroups(self.groups.0, self.groups.1, 1);
+    }
 }
 
 /// A plan compiled for a device.
@@ -128,6 +142,7 @@ impl Program {
                 bind_group,
                 groups,
                 flops: d.cost.flops,
+                immediates: d.kernel.uses_immediates(&d.defines),
             });
         }
         if let Some(e) = pollster::block_on(scope.pop()) {
@@ -159,9 +174,7 @@ impl Program {
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 for s in &self.steps[at..end] {
-                    pass.set_pipeline(&s.pipeline);
-                    pass.set_bind_group(0, &s.bind_group, &[]);
-                    pass.dispatch_workgroups(s.groups.0, s.groups.1, 1);
+                    s.encode(&mut pass);
                 }
             }
             last = Some(gpu.queue.submit([encoder.finish()]));

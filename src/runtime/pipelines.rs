@@ -2,7 +2,7 @@
 
 use crate::gpu::Gpu;
 use crate::graph::Dispatch;
-use crate::kernel::{Access, Kernel, check, compose, parse};
+use crate::kernel::{Access, DIGITS, Kernel, check, compose, parse};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -109,7 +109,11 @@ impl Pipelines {
         let pipeline_layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.name),
             bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
+            immediate_size: if kernel.uses_immediates(defines) {
+                size_of_val(&DIGITS) as u32
+            } else {
+                0
+            },
         });
         let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),

@@ -84,7 +84,7 @@ impl Program {
         for step in &self.steps {
             let start = now();
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            record(&mut encoder.begin_compute_pass(&Default::default()), step);
+            step.encode(&mut encoder.begin_compute_pass(&Default::default()));
             gpu.queue.submit([encoder.finish()]);
             gpu.wait()?;
             ticks.push([start, now()]);
@@ -123,12 +123,6 @@ fn batch_len(steps: &[Step]) -> usize {
     within.count().max(1)
 }
 
-fn record(pass: &mut wgpu::ComputePass, step: &Step) {
-    pass.set_pipeline(&step.pipeline);
-    pass.set_bind_group(0, &step.bind_group, &[]);
-    pass.dispatch_workgroups(step.groups.0, step.groups.1, 1);
-}
-
 /// Runs `steps` and returns the ticks at which each began and ended.
 fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[Step]) -> Result<Vec<[u64; 2]>> {
     let inside = clock == Clock::BetweenDispatches;
@@ -146,7 +140,7 @@ fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[Step]) -> Result<Vec<[u64; 2]>>
         let mut pass = encoder.begin_compute_pass(&Default::default());
         pass.write_timestamp(&set, 0);
         for (i, step) in steps.iter().enumerate() {
-            record(&mut pass, step);
+            step.encode(&mut pass);
             pass.write_timestamp(&set, i as u32 + 1);
         }
     } else {
@@ -157,7 +151,7 @@ fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[Step]) -> Result<Vec<[u64; 2]>>
                 end_of_pass_write_index: Some(2 * i as u32 + 1),
             });
             let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-            record(&mut encoder.begin_compute_pass(&descriptor), step);
+            step.encode(&mut encoder.begin_compute_pass(&descriptor));
         }
     }
     encoder.resolve_query_set(&set, 0..count, &resolved, 0);

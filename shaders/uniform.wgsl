@@ -1,0 +1,27 @@
+{#- Loads that all lanes share. llvmpipe (Mesa 25) loads once for a whole vector,
+    instead of lane by lane, where it can prove an index to be the same
+    everywhere; it believes constants and immediates and what is computed from
+    them, but neither loop counters nor workgroup numbers. So such an index is
+    looked up, five bits at a time, in immediates that hold 0, 1, .. 31. The
+    index must be the same in the whole workgroup, as dynamic indices of
+    immediates must. Without `on` both functions are the identity. -#}
+{% macro uniform_functions(on) %}
+{% if on %}
+struct Digits { value: array<u32, 32> }
+var<immediate> digits: Digits;
+
+// Below 1024.
+fn uniform10(v: u32) -> u32 {
+    return digits.value[v & 31u] + (digits.value[(v >> 5u) & 31u] << 5u);
+}
+
+// Below 2^25.
+fn uniform25(v: u32) -> u32 {
+    return uniform10(v) + (uniform10(v >> 10u) << 10u) + (digits.value[(v >> 20u) & 31u] << 20u);
+}
+{% else %}
+fn uniform10(v: u32) -> u32 { return v; }
+
+fn uniform25(v: u32) -> u32 { return v; }
+{% endif %}
+{% endmacro %}
