@@ -46,6 +46,7 @@ fn write_all(name: &str, module: &naga::Module, info: &naga::valid::ModuleInfo) 
     assert!(msl.is_ok_and(|(text, _)| text.contains("kernel void")), "{name}: MSL");
     let options = naga::back::hlsl::Options {
         fake_missing_bindings: true,
+        immediates_target: Some(naga::back::hlsl::BindTarget::default()),
         shader_model: naga::back::hlsl::ShaderModel::V6_2,
         ..Default::default()
     };

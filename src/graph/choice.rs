@@ -12,10 +12,16 @@ use std::sync::Arc;
 
 /// The choices that can be forced and tuned, by the name of the kernel that they
 /// are about.
-pub const CHOICES: [&str; 8] = [
+pub const CHOICES: [&str; 14] = [
+    "conv3x3",
+    "conv3x3_dx",
+    "conv3x3_dw",
     "conv2d",
     "conv2d_dx",
     "conv2d_dw",
+    "gemm",
+    "gemm_dx",
+    "gemm_dw",
     "attention",
     "attention_dq",
     "attention_dkv",

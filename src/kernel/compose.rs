@@ -19,6 +19,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
     ("uniform.wgsl", include_str!("../../shaders/uniform.wgsl")),
     ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
+    ("winograd.wgsl", include_str!("../../shaders/winograd.wgsl")),
 ];
 
 /// Renders `kernel`'s template with one value per define.

@@ -24,6 +24,7 @@ use super::tiles::{
     Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, choose,
     divide, lanes_for, uniform_fits, wanted_invocations,
 };
+use super::winograd::{self, Additions};
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
 use crate::graph::{
     DType, FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId, bucket,
@@ -167,7 +168,7 @@ impl Geometry {
         self.out(self.w)
     }
 
-    fn vec(&self) -> bool {
+    pub fn vec(&self) -> bool {
         self.cin.is_multiple_of(4) && self.cout.is_multiple_of(4)
     }
 
@@ -177,7 +178,7 @@ impl Geometry {
     }
 
     /// A multiply-add counts two.
-    fn flops(&self) -> u64 {
+    pub fn flops(&self) -> u64 {
         let taps = self.kernel * self.kernel;
         2 * (self.n * self.oh() * self.ow()) as u64 * (taps * self.cin * self.cout) as u64
     }
@@ -219,14 +220,18 @@ pub(super) fn launch_forward(
 ) -> Result<()> {
     let rows = g.n * g.oh() * g.ow();
     let key = g.key(rows, lower.half(x));
-    let product = Product { rows, columns: g.cout, vec: g.vec(), shared: g.weight_rows() };
+    if let Some(filter) = winograd::choose(lower, "conv3x3", &key, &g, &[x, y]) {
+        let add = Additions { bias: Some(bias), emb, residual, acc: false };
+        return winograd::launch_forward(lower, &g, filter, [x, weight, y], add);
+    }
+    let product = Product { batch: 1, rows, columns: g.cout, vec: g.vec(), shared: g.weight_rows() };
     let d = divide(lower, FORWARD.name, &key, product);
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (has_emb, has_residual) = (emb.is_some().into(), residual.is_some().into());
     lower.launch(Launch {
         kernel: &FORWARD,
         defines: &[vec, tm, tn, uni, wg, has_emb, has_residual, lower.half(x), lower.half(y)],
-        params: bytemuck::bytes_of(&g.params(d.across, d.tiles)),
+        params: bytemuck::bytes_of(&g.params(d.across, d.tiles as u32)),
         bindings: &[Some(x), Some(weight), Some(bias), emb, residual, Some(y)],
         groups: d.groups,
         flops: g.flops(),
@@ -243,14 +248,17 @@ pub(super) fn launch_backward_x(
 ) -> Result<()> {
     let rows = g.n * g.h * g.w;
     let key = g.key(rows, lower.half(dy));
-    let product = Product { rows, columns: g.cin, vec: g.vec(), shared: g.weight_rows() };
+    if let Some(filter) = winograd::choose(lower, "conv3x3_dx", &key, &g, &[dy, dx]) {
+        return winograd::launch_backward_x(lower, &g, filter, [dy, weight], (dx, acc));
+    }
+    let product = Product { batch: 1, rows, columns: g.cin, vec: g.vec(), shared: g.weight_rows() };
     let d = divide(lower, BACKWARD_X.name, &key, product);
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (stride1, acc) = ((g.stride == 1).into(), acc.into());
     lower.launch(Launch {
         kernel: &BACKWARD_X,
         defines: &[vec, tm, tn, uni, wg, stride1, acc, lower.half(dx), lower.half(dy)],
-        params: bytemuck::bytes_of(&g.params(d.across, d.tiles)),
+        params: bytemuck::bytes_of(&g.params(d.across, d.tiles as u32)),
         bindings: &[Some(dy), Some(weight), Some(dx)],
         groups: d.groups,
         flops: g.flops(),
@@ -258,7 +266,7 @@ pub(super) fn launch_backward_x(
 }
 
 /// A tile of input by output channels that does not waste them.
-fn choose_weight_tile(lower: &mut Lower, g: Geometry, dy: TensorId) -> Tile {
+fn choose_weight_tile(lower: &mut Lower, g: Geometry, key: &[usize]) -> Tile {
     let tm = match g.cin {
         0..=4 => 4,
         16.. if lower.caps.software => 16,
@@ -278,8 +286,8 @@ fn choose_weight_tile(lower: &mut Lower, g: Geometry, dy: TensorId) -> Tile {
     let uniform = UNIFORM_WEIGHT_TILES.into_iter().filter(|t| shares && divides(t));
     let tiles: Vec<Tile> = uniform.chain(plain).collect();
     let rule = tiles.iter().find(|t| t.uniform || (t.tm, t.tn) == (tm, tn)).unwrap_or(&tiles[0]);
-    let (rule, key) = (*rule, g.key(pixels, lower.half(dy)));
-    choose(lower, BACKWARD_W.name, &key, tiles, rule)
+    let rule = *rule;
+    choose(lower, BACKWARD_W.name, key, tiles, rule)
 }
 
 /// Adds or assigns the gradients of weight and bias.
@@ -291,7 +299,12 @@ pub(super) fn launch_backward_weight(
     (dweight, acc): (TensorId, bool),
     dbias: TensorId,
 ) -> Result<()> {
-    let tile = choose_weight_tile(lower, g, dy);
+    let key = g.key(g.n * g.oh() * g.ow(), lower.half(dy));
+    if let Some(filter) = winograd::choose(lower, "conv3x3_dw", &key, &g, &[x, dy]) {
+        let target = (dweight, acc);
+        return winograd::launch_backward_weight(lower, &g, filter, [x, dy], target, dbias);
+    }
+    let tile = choose_weight_tile(lower, g, &key);
     let (tiles_m, tiles_n) = (g.cin.div_ceil(tile.tm as usize), g.cout.div_ceil(tile.tn as usize));
     let taps = g.kernel * g.kernel;
     let lanes = if tile.uniform { lanes_for(taps * tiles_m) } else { GROUP as u32 };

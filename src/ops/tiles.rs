@@ -99,57 +99,60 @@ pub(super) fn choose(
     tiles[lower.choose(op, key, &names, rule)]
 }
 
-/// How a product is divided: by plain tiles there are `tiles` of them in all, by
-/// uniform ones a workgroup has `lanes` rows of tiles.
+/// How a product is divided.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Division {
     pub tile: Tile,
+    /// Invocations of a workgroup.
     pub lanes: u32,
     /// Tiles along the columns.
     pub across: u32,
-    /// Tiles in all.
-    pub tiles: u32,
+    /// Along the rows: tiles, or workgroups of `lanes` uniform ones.
+    pub down: u32,
+    /// Tiles of all matrices, those that lanes without rows would have included.
+    pub tiles: u64,
     /// Workgroups in all.
     pub groups: u64,
 }
 
 impl Division {
-    fn new(tile: Tile, rows: usize, columns: usize) -> Self {
+    pub fn new(tile: Tile, [rows, columns]: [usize; 2], batch: usize) -> Self {
         let across = (columns as u32).div_ceil(tile.tn);
-        let down = (rows as u32).div_ceil(tile.tm);
-        let tiles = down * across;
-        let lanes = if tile.uniform { lanes_for(down as usize) } else { GROUP as u32 };
-        let groups = if tile.uniform {
-            u64::from(down.div_ceil(lanes)) * u64::from(across)
-        } else {
-            groups(tiles.into())
+        let tall = (rows as u32).div_ceil(tile.tm);
+        let lanes = if tile.uniform { lanes_for(tall as usize) } else { GROUP as u32 };
+        let down = if tile.uniform { tall.div_ceil(lanes) } else { tall };
+        let units = batch as u64 * u64::from(down) * u64::from(across);
+        let (tiles, groups) = match tile.uniform {
+            true => (units * u64::from(lanes), units),
+            false => (units, groups(units)),
         };
-        Division { tile, lanes, across, tiles, groups }
+        Division { tile, lanes, across, down, tiles, groups }
     }
 }
 
-/// A matrix product to be divided: `rows` x `columns`, of which the operand that
-/// belongs to the columns has `weights` rows of `weight_columns` channels.
+/// Products of matrices to be divided, one for each of `batch`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
+    pub batch: usize,
     pub rows: usize,
     pub columns: usize,
     /// Everything goes by `vec4`s of channels.
     pub vec: bool,
-    /// Rows and row length of the operand that uniform tiles share.
+    /// Rows, of all matrices, and row length of the operand that the lanes of
+    /// uniform tiles share.
     pub shared: [usize; 2],
 }
 
-/// A tile for a product. By default a uniform one where the driver gains by it and
+/// A tile for products. By default a uniform one where the driver gains by it and
 /// the columns divide; else the largest that leaves enough invocations and does
 /// not waste columns.
 pub(super) fn divide(
     lower: &mut Lower,
     op: &'static str,
     key: &[usize],
-    Product { rows, columns, vec, shared }: Product,
+    Product { batch, rows, columns, vec, shared }: Product,
 ) -> Division {
-    let division = |t: Tile| Division::new(t, rows, columns);
+    let division = |t: Tile| Division::new(t, [rows, columns], batch);
     let shares = vec && uniform_fits(lower, shared[0], shared[1]);
     let shared: Vec<Tile> = UNIFORM_TILES
         .into_iter()
@@ -157,7 +160,7 @@ pub(super) fn divide(
         .collect();
     let wide: Vec<Tile> = TILES.into_iter().filter(|t| columns > 4 || t.tn == 4).collect();
     let fits = |t: &Tile| lower.caps.software || t.tm * t.tn <= 64;
-    let busy = |t: &Tile| u64::from(division(*t).tiles) >= wanted_invocations(lower);
+    let busy = |t: &Tile| division(*t).tiles >= wanted_invocations(lower);
     let last = TILES[TILES.len() - 1];
     let tall = |t: &Tile| rows >= 8 * t.tm as usize;
     let rule = match shared.iter().find(|t| tall(t)).or(shared.last()) {
