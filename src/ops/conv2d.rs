@@ -224,7 +224,8 @@ pub(super) fn launch_forward(
         let add = Additions { bias: Some(bias), emb, residual, acc: false };
         return winograd::launch_forward(lower, &g, filter, [x, weight, y], add);
     }
-    let product = Product { batch: 1, rows, columns: g.cout, vec: g.vec(), shared: g.weight_rows() };
+    let product =
+        Product { batch: 1, rows, columns: g.cout, vec: g.vec(), shared: g.weight_rows() };
     let d = divide(lower, FORWARD.name, &key, product);
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (has_emb, has_residual) = (emb.is_some().into(), residual.is_some().into());

@@ -188,7 +188,9 @@ impl Tiling {
 
     /// First tile and number of tiles of every round.
     fn rounds(self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.all).step_by(self.round).map(move |first| (first, self.round.min(self.all - first)))
+        (0..self.all)
+            .step_by(self.round)
+            .map(move |first| (first, self.round.min(self.all - first)))
     }
 
     fn params(self, g: &Geometry, c: usize, (first, tiles): (usize, usize)) -> TileParams {
@@ -300,8 +302,7 @@ fn convolve(
     for round in tiling.rounds() {
         let v = transform(lower, g, tiling, round, (x, from), false)?;
         let m = lower.temp("winograd products", &[filter.points(), round.1, to]);
-        let shape =
-            gemm::Shape { batch: filter.points(), rows: round.1, columns: to, depth: from };
+        let shape = gemm::Shape { batch: filter.points(), rows: round.1, columns: to, depth: from };
         // The arithmetic counts as the direct sum's, shared among the rounds.
         let flops = g.flops() / tiling.all as u64 * round.1 as u64;
         gemm::launch(lower, shape, [v, u, m], input_grad, flops)?;
@@ -356,8 +357,7 @@ pub(super) fn launch_backward_weight(
         gemm::launch_dw(lower, shape(round.1), plan, [v, m, partial], first_split, flops)?;
         first_split += plan.splits(round.1);
     }
-    let p =
-        GradParams { rows: g.cin as u32, quads: (g.cout / 4) as u32, splits: splits as u32 };
+    let p = GradParams { rows: g.cin as u32, quads: (g.cout / 4) as u32, splits: splits as u32 };
     lower.launch(Launch {
         kernel: &GRAD,
         defines: &[tiling.m(), acc.into()],
