@@ -1,12 +1,10 @@
 """Checks that the U-Net of `unet.py` is the reference's, and so demist's.
 
 It computes the golden vectors of `tests/golden`, with which demist's own tests check its
-networks: results of guided-diffusion for weights that a hash of their names gives. A
-network that `demist export` wrote can be given as well: its names and shapes must be ours.
+networks: results of guided-diffusion for weights that a hash of their names gives. Networks
+of demist can be given as well: their names and shapes must be ours.
 
-    python benches/compare/check.py
-    demist export assets/faces16.safetensors -o faces.safetensors
-    python benches/compare/check.py faces.safetensors
+    python benches/compare/check.py assets/faces16.safetensors
 """
 
 from __future__ import annotations
@@ -102,7 +100,7 @@ def golden_error(path: Path) -> float | None:
 
 
 def load_network(path: Path) -> UNet:
-    """A network that `demist export` wrote, loaded by name."""
+    """A network of demist, loaded by name."""
     tensors, metadata = read_safetensors(path)
     options = json.loads(metadata["demist"])["model"]
     if options.get("null_class"):
