@@ -72,7 +72,10 @@ def weight(salt: str, name: str, shape: torch.Size) -> Tensor:
 
 def config_of(options: dict[str, Any]) -> Config | None:
     """The network of these options, if it is one that `unet.py` knows."""
-    if not (options.get("use_scale_shift_norm") and options.get("resblock_updown")):
+    ours = options.get("use_scale_shift_norm") and options.get("resblock_updown")
+    # A classifier, or a super-resolution network.
+    others = options.get("pool") or options.get("small_size")
+    if not ours or others:
         return None
     known = {f.name for f in fields(Config)}
     kept = {key: value for key, value in options.items() if key in known}
@@ -107,7 +110,7 @@ def load_network(path: Path) -> UNet:
         options["num_classes"] += 1
     config = config_of(options)
     if config is None:
-        sys.exit(f"{path}: not a network of adaptive group norm and residual resampling")
+        sys.exit(f"{path}: a network that unet.py does not have")
     network = UNet(config)
     network.load_state_dict(tensors)
     return network

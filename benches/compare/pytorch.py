@@ -281,9 +281,10 @@ def arguments() -> argparse.Namespace:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """What the arguments ask of PyTorch."""
-    device = torch.device(args.device) if args.device else torch.device("cpu")
-    if not args.device and torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator()
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = torch.device(args.device or found or "cpu")
+    if device.type != "cpu" and found is None:
+        sys.exit(f"torch {torch.__version__} finds no {device}")
     if args.threads or args.cpu:
         # Threads that wait for each other spin, which would count as time.
         torch.set_num_threads(args.threads or 1)
@@ -298,7 +299,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def warn_if_busy(settings: Settings) -> None:
     """Says so if others use the processor that PyTorch will be measured on."""
-    if settings.device.type == "cpu" and hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+    if settings.device.type != "cpu" or not hasattr(os, "getloadavg"):
+        return
+    if os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         print("the machine is busy: --cpu will say more than elapsed time", file=sys.stderr)
 
 

@@ -134,7 +134,7 @@ class ResBlock(nn.Module):
         return self.skip_connection(self.resample(x)) + h
 
 
-class Block(nn.Sequential):
+class Block(nn.ModuleList):
     """Layers of which residual blocks are also given the embedding."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -146,17 +146,17 @@ class Block(nn.Sequential):
 def encoder(c: Config) -> tuple[nn.ModuleList, list[int]]:
     """The input blocks and the channels that each puts out."""
     channels = c.channels(0)
-    blocks, widths = [Block(conv3(c.in_channels, channels))], [channels]
+    blocks, widths = [Block([conv3(c.in_channels, channels)])], [channels]
     for level in range(c.levels):
         for _ in range(c.num_res_blocks):
             layers: list[nn.Module] = [ResBlock(channels, c.channels(level), c.embedding)]
             channels = c.channels(level)
             if c.attends(level):
                 layers.append(AttentionBlock(channels, c))
-            blocks.append(Block(*layers))
+            blocks.append(Block(layers))
             widths.append(channels)
         if level + 1 < c.levels:
-            blocks.append(Block(ResBlock(channels, channels, c.embedding, nn.AvgPool2d(2))))
+            blocks.append(Block([ResBlock(channels, channels, c.embedding, nn.AvgPool2d(2))]))
             widths.append(channels)
     return nn.ModuleList(blocks), widths
 
@@ -174,7 +174,7 @@ def decoder(c: Config, skips: list[int]) -> nn.ModuleList:
             if level > 0 and i == c.num_res_blocks:
                 larger = nn.Upsample(scale_factor=2, mode="nearest")
                 layers.append(ResBlock(channels, channels, c.embedding, larger))
-            blocks.append(Block(*layers))
+            blocks.append(Block(layers))
     return nn.ModuleList(blocks)
 
 
@@ -193,9 +193,11 @@ class UNet(nn.Module):
         self.input_blocks, widths = encoder(config)
         channels = widths[-1]
         self.middle_block = Block(
-            ResBlock(channels, channels, width),
-            AttentionBlock(channels, config),
-            ResBlock(channels, channels, width),
+            [
+                ResBlock(channels, channels, width),
+                AttentionBlock(channels, config),
+                ResBlock(channels, channels, width),
+            ]
         )
         self.output_blocks = decoder(config, widths)
         first = config.channels(0)

@@ -43,9 +43,12 @@ class Settings:
 
     def module(self, module: nn.Module) -> nn.Module:
         """On the device, and compiled if asked."""
-        order = torch.channels_last if self.channels_last else torch.preserve_format
-        module = module.to(self.device, memory_format=order)
-        return torch.compile(module, dynamic=False) if self.compiled else module
+        module = module.to(self.device)
+        if self.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        if self.compiled:
+            module.compile(dynamic=False)
+        return module
 
 
 @dataclass(frozen=True)
