@@ -13,7 +13,7 @@ pub use cases::{Case, Direction, Planned, Prepared, WORKLOADS, Workload};
 pub use ceilings::{Ceilings, kernels};
 pub use measure::{Effort, TimeKind, Timing, Watch, measure};
 pub use report::{
-    Bound, CaseResult, Comparison, Limit, Report, Share, Work, bind, commit, compare, now,
+    Bound, CaseResult, Comparison, Limit, Report, Share, Standing, Work, bind, commit, compare, now,
 };
 pub use run::{Variant, run_case, variants};
 pub use trace::{Profile, Row, chrome_trace, split_label};

@@ -1,4 +1,6 @@
 //! What was measured, as a table's rows and as JSON, and how two reports differ.
+//! Reports of other systems (`benches/compare`) have the same form, without what only
+//! this program knows of a run.
 
 use super::{Ceilings, Direction, TimeKind};
 use crate::gpu::AdapterSummary;
@@ -76,6 +78,19 @@ pub struct Share {
     pub share: f64,
 }
 
+/// How a case stands beside the ceilings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Bytes bound by the median time, in GB/s.
+    pub gbs: f64,
+    /// The ceiling's time as percent of the median.
+    pub percent: f64,
+    /// Which ceiling that is.
+    pub bound_by: Limit,
+    /// Launches.
+    pub dispatches: usize,
+}
+
 /// One measured case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaseResult {
@@ -105,14 +120,9 @@ pub struct CaseResult {
     pub gflop: f64,
     /// Work by the median time.
     pub gflops: f64,
-    /// Bytes bound by the median time, in GB/s.
-    pub gbs: f64,
-    /// The ceiling's time as percent of the median.
-    pub percent: f64,
-    /// Which ceiling that is.
-    pub bound_by: Limit,
-    /// Launches.
-    pub dispatches: usize,
+    /// Beside the device's ceilings; `None` in reports of other systems.
+    #[serde(flatten, default)]
+    pub standing: Option<Standing>,
     /// A network's time by op, longest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
@@ -133,6 +143,9 @@ impl CaseResult {
 /// Everything of one measuring.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// What was measured: "demist", or "PyTorch" where another system ran the workloads.
+    #[serde(default = "own_name")]
+    pub program: String,
     /// Version of the program.
     pub version: String,
     /// The commit that it was built from, if the build was told.
@@ -147,10 +160,15 @@ pub struct Report {
     pub backend: String,
     /// What counted as time.
     pub time: TimeKind,
-    /// What the device can do at best.
-    pub ceilings: Ceilings,
+    /// What the device can do at best; `None` in reports of other systems.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceilings: Option<Ceilings>,
     /// The cases.
     pub cases: Vec<CaseResult>,
+}
+
+fn own_name() -> String {
+    env!("CARGO_PKG_NAME").into()
 }
 
 /// The commit that the program was built from: what the environment variable
@@ -191,6 +209,7 @@ impl Report {
     /// A report of this program on a device, without cases yet.
     pub fn new(device: &AdapterSummary, time: TimeKind, ceilings: Ceilings) -> Report {
         Report {
+            program: own_name(),
             version: env!("CARGO_PKG_VERSION").into(),
             commit: commit().map(str::to_owned),
             date: now(),
@@ -198,7 +217,7 @@ impl Report {
             driver: device.driver.clone(),
             backend: device.backend.clone(),
             time,
-            ceilings,
+            ceilings: Some(ceilings),
             cases: Vec::new(),
         }
     }

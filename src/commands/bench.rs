@@ -239,16 +239,17 @@ fn header(wide: usize) -> String {
 }
 
 fn row(wide: usize, r: &CaseResult) -> String {
-    let ceiling = format!("{:.1} % {}", r.percent, r.bound_by);
+    let beside = r.standing.map_or(String::new(), |s| {
+        let ceiling = format!("{:.1} % {}", s.percent, s.bound_by);
+        format!("  {:>7.2}  {ceiling:>21}  {:>8}", s.gbs, s.dispatches)
+    });
     format!(
-        "{:<wide$}  {:>14}  {:>10.3}  {:>10.3}  {:>8.2}  {:>7.2}  {ceiling:>21}  {:>8}",
+        "{:<wide$}  {:>14}  {:>10.3}  {:>10.3}  {:>8.2}{beside}",
         r.name(),
         shape_name(&r.shape),
         r.median_ms,
         r.min_ms,
-        r.gflops,
-        r.gbs,
-        r.dispatches
+        r.gflops
     )
 }
 
@@ -277,12 +278,13 @@ pub(super) fn print_choice(c: &Choice) {
 }
 
 fn draw(path: &Path, report: &Report) -> Result<()> {
-    let remark = |c: &CaseResult| {
-        let (ms, gflops) = (c.median_ms, c.gflops);
-        format!("{:.1} % of {}: {ms:.3} ms, {gflops:.2} GFLOP/s", c.percent, c.bound_by)
+    let bar = |c: &CaseResult| {
+        let (ms, gflops, s) = (c.median_ms, c.gflops, c.standing?);
+        let percent = s.percent;
+        let remark = format!("{percent:.1} % of {}: {ms:.3} ms, {gflops:.2} GFLOP/s", s.bound_by);
+        Some(Bar { label: c.name(), value: percent, remark })
     };
-    let bar = |c: &CaseResult| Bar { label: c.name(), value: c.percent, remark: remark(c) };
-    let bars: Vec<Bar> = report.cases.iter().map(bar).collect();
+    let bars: Vec<Bar> = report.cases.iter().filter_map(bar).collect();
     let title = format!("demist {} on {}", report.version, report.adapter);
     bar_chart(path, &title, "percent of the binding ceiling", 100.0, &bars)
 }
@@ -292,11 +294,12 @@ fn print_comparison(a: &Path, b: &Path) -> Result<()> {
     for (name, path, r) in [("A", a, &first), ("B", b, &second)] {
         let commit = r.commit.as_deref().map_or(String::new(), |c| format!(", commit {c}"));
         say!(
-            "{name}  {}: {} ({}), {:?} time, demist {}{commit}, {}",
+            "{name}  {}: {} ({}), {:?} time, {} {}{commit}, {}",
             path.display(),
             r.adapter,
             r.driver,
             r.time,
+            r.program,
             r.version,
             r.date
         );
