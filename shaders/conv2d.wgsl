@@ -4,7 +4,8 @@
 // An invocation owns TM consecutive output pixels and TN output channels in
 // registers and walks the reduction four input channels at a time.
 // UNI: a workgroup has one channel tile, so that its lanes load the weight
-// together (uniform.wgsl); cout is then a multiple of TN.
+// together (uniform.wgsl); with VEC cout is then a multiple of TN, without it the
+// reduction goes channel by channel.
 // HALF_X: x and weight hold halves (VEC is then set), HALF_Y: y and residual do.
 {% include "common.wgsl" %}
 {% from "conv2d_load.wgsl" import load_channels, load_weight %}
@@ -68,7 +69,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if first >= pixels {
         return;
     }
+{% if VEC %}
     let row_of_four = uniform25(p.cout >> 2u);
+{% endif %}
 {% else %}
     let tile = flat_group(group, groups) * 64u + local;
     if tile >= p.tiles {
@@ -91,6 +94,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if ox == p.ow { ox = 0u; oy += 1u; if oy == p.oh { oy = 0u; image += 1u; } }
 {% endif %}
 {% endfor %}
+{% if UNI and not VEC %}
+    let last = uniform10(p.cout - 1u - co);
+    let cout = uniform10(p.cout);
+{% endif %}
 {% for m in range(TM) %}{% for j in range(TN // 4) %}
     var a{{ m }}_{{ j }} = vec4<f32>(0.0);
 {% endfor %}{% endfor %}
@@ -102,6 +109,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             let base{{ m }} = select(0u, ((row{{ m }} + y{{ m }} + r) * p.w + x{{ m }} + s) * p.cin, ok{{ m }});
 {% endfor %}
             var row = (r * p.kernel + s) * p.cin;
+{% if UNI and not VEC %}
+            let tap = uniform25(row * p.cout) + co;
+            for (var c = 0u; c < p.cin; c += 1u) {
+                let at = tap + uniform10(c) * cout;
+{# Past the last channel any weight will do: that product is not stored. #}
+{% for j in range(TN // 4) %}{% for k in range(4) %}
+                let w{{ j }}_{{ k }} = weight[at + min({{ 4 * j + k }}u, last)];
+{% endfor %}
+                let w{{ j }} = vec4<f32>(w{{ j }}_0, w{{ j }}_1, w{{ j }}_2, w{{ j }}_3);
+{% endfor %}
+{% for m in range(TM) %}
+                let v{{ m }} = select(0.0, x[base{{ m }} + c], ok{{ m }});
+{% for j in range(TN // 4) %}
+                a{{ m }}_{{ j }} += v{{ m }} * w{{ j }};
+{% endfor %}{% endfor %}
+            }
+{% else %}
 {% if UNI %}
             let tap = uniform25(row * (p.cout >> 2u)) + (co >> 2u);
 {% endif %}
@@ -123,6 +147,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
                 row += 4u;
             }
+{% endif %}
         }
     }
 {% for m in range(TM) %}

@@ -339,6 +339,9 @@ impl Case {
         for (op, candidate) in forced {
             lower.force(op, candidate);
         }
+        if self.seed.is_none() {
+            lower.keep_prepared();
+        }
         lower.forward()?;
         let mut results = vec![self.output];
         let trains = self.direction == Direction::Step;

@@ -38,9 +38,14 @@ pub struct Lower<'g> {
     requires_grad: HashSet<TensorId>,
     accumulate_params: bool,
     freeze_params: bool,
+    /// Bytes that [`Lower::prepared`] may still keep.
+    prepared_room: u64,
     label: String,
     node_index: u32,
 }
+
+/// What [`Lower::keep_prepared`] lets a plan keep.
+const PREPARED_BYTES: u64 = 256 << 20;
 
 impl<'g> Lower<'g> {
     /// Starts with the graph's own tensors. Variants that the environment variable
@@ -57,6 +62,7 @@ impl<'g> Lower<'g> {
             requires_grad: HashSet::new(),
             accumulate_params: false,
             freeze_params: false,
+            prepared_room: 0,
             label: String::new(),
             node_index: 0,
         }
@@ -71,6 +77,12 @@ impl<'g> Lower<'g> {
     /// Forms no parameter gradients in the backward walk.
     pub fn freeze_params(&mut self) {
         self.freeze_params = true;
+    }
+
+    /// For plans that run many times between changes of the weights: keeps what ops
+    /// compute from the weights alone, up to a quarter of a GiB.
+    pub fn keep_prepared(&mut self) {
+        self.prepared_room = PREPARED_BYTES;
     }
 
     /// Takes `candidate` wherever `op` can choose it. A name that no shape has is
@@ -195,6 +207,18 @@ impl<'g> Lower<'g> {
     /// A scratch tensor of 32-bit floats.
     pub fn temp(&mut self, name: &str, shape: &[usize]) -> TensorId {
         self.temp_as(name, shape, DType::F32)
+    }
+
+    /// A tensor of 32-bit floats that the next launch computes from weights alone:
+    /// kept between runs where there is room ([`Lower::keep_prepared`]), else scratch.
+    pub fn prepared(&mut self, name: &str, shape: &[usize]) -> TensorId {
+        let id = self.temp(name, shape);
+        let info = &mut self.tensors[id.index()];
+        if let Some(room) = self.prepared_room.checked_sub(info.bytes()) {
+            self.prepared_room = room;
+            info.storage = Storage::Prepared;
+        }
+        id
     }
 
     /// A scratch tensor of the shape and type of `like`.

@@ -56,6 +56,9 @@ pub enum Storage {
     Slot,
     /// A buffer of its own: inputs, outputs and state read or written by the host.
     Pinned,
+    /// A buffer of its own for what follows from the weights alone. It is computed
+    /// again only after they changed.
+    Prepared,
     /// Parameter number `0` of the flat weights.
     Param(usize),
     /// Gradient of parameter number `0`.

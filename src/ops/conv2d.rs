@@ -130,6 +130,14 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
             }
         }
     }
+    // Stems and heads, whose channels are no multiples of four.
+    for t in UNIFORM_TILES {
+        for (wg, a) in widths(t).into_iter().flat_map(|wg| [(wg, 0), (wg, 1)]) {
+            for b in [0, 1] {
+                variants[0].push([&tile_defines(0, t, wg)[..], &[a, b, 0, 0]].concat());
+            }
+        }
+    }
     let [forward, dx, dw] = variants;
     vec![
         (&FORWARD, forward),
@@ -224,8 +232,9 @@ pub(super) fn launch_forward(
         let add = Additions { bias: Some(bias), emb, residual, acc: false };
         return winograd::launch_forward(lower, &g, filter, [x, weight, y], add);
     }
-    let product =
-        Product { batch: 1, rows, columns: g.cout, vec: g.vec(), shared: g.weight_rows() };
+    let scalar = lower.half(x) == 0 && lower.half(y) == 0;
+    let (vec, shared) = (g.vec(), g.weight_rows());
+    let product = Product { batch: 1, rows, columns: g.cout, vec, scalar, shared };
     let d = divide(lower, FORWARD.name, &key, product);
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (has_emb, has_residual) = (emb.is_some().into(), residual.is_some().into());
@@ -252,7 +261,8 @@ pub(super) fn launch_backward_x(
     if let Some(filter) = winograd::choose(lower, "conv3x3_dx", &key, &g, &[dy, dx]) {
         return winograd::launch_backward_x(lower, &g, filter, [dy, weight], (dx, acc));
     }
-    let product = Product { batch: 1, rows, columns: g.cin, vec: g.vec(), shared: g.weight_rows() };
+    let (vec, shared) = (g.vec(), g.weight_rows());
+    let product = Product { batch: 1, rows, columns: g.cin, vec, scalar: false, shared };
     let d = divide(lower, BACKWARD_X.name, &key, product);
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (stride1, acc) = ((g.stride == 1).into(), acc.into());

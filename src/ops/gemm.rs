@@ -94,7 +94,14 @@ pub(super) fn launch(
         true => ("gemm_dx", [s.batch * s.columns, s.depth]),
     };
     let key = [s.batch, bucket(s.rows), s.columns, s.depth];
-    let product = Product { batch: s.batch, rows: s.rows, columns: s.columns, vec: true, shared };
+    let product = Product {
+        batch: s.batch,
+        rows: s.rows,
+        columns: s.columns,
+        vec: true,
+        scalar: false,
+        shared,
+    };
     let d = divide(lower, op, &key, product);
     let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
     let p = Params {

@@ -71,7 +71,7 @@ const UNIFORM_ROW: usize = 1 << 10;
 /// Whether loads of a `rows` x `columns` matrix can be uniform: by `vec4`s of
 /// channels, in tiles that divide the columns.
 pub(super) fn uniform_fits(lower: &Lower, rows: usize, columns: usize) -> bool {
-    let quads = columns / 4;
+    let quads = if columns.is_multiple_of(4) { columns / 4 } else { columns };
     lower.caps.uniform_loads && quads < UNIFORM_ROW && rows.saturating_mul(quads) < UNIFORM_INDICES
 }
 
@@ -138,6 +138,8 @@ pub(super) struct Product {
     pub columns: usize,
     /// Everything goes by `vec4`s of channels.
     pub vec: bool,
+    /// Without: whether uniform tiles can do single channels.
+    pub scalar: bool,
     /// Rows, of all matrices, and row length of the operand that the lanes of
     /// uniform tiles share.
     pub shared: [usize; 2],
@@ -150,14 +152,15 @@ pub(super) fn divide(
     lower: &mut Lower,
     op: &'static str,
     key: &[usize],
-    Product { batch, rows, columns, vec, shared }: Product,
+    Product { batch, rows, columns, vec, scalar, shared }: Product,
 ) -> Division {
     let division = |t: Tile| Division::new(t, [rows, columns], batch);
-    let shares = vec && uniform_fits(lower, shared[0], shared[1]);
-    let shared: Vec<Tile> = UNIFORM_TILES
-        .into_iter()
-        .filter(|t| shares && columns.is_multiple_of(t.tn as usize))
-        .collect();
+    let shares = (vec || scalar) && uniform_fits(lower, shared[0], shared[1]);
+    let divides = |t: &Tile| match vec {
+        true => columns.is_multiple_of(t.tn as usize),
+        false => t.tn == 8 || columns >= t.tn as usize,
+    };
+    let shared: Vec<Tile> = UNIFORM_TILES.into_iter().filter(|t| shares && divides(t)).collect();
     let wide: Vec<Tile> = TILES.into_iter().filter(|t| columns > 4 || t.tn == 4).collect();
     let fits = |t: &Tile| lower.caps.software || t.tm * t.tn <= 64;
     let busy = |t: &Tile| division(*t).tiles >= wanted_invocations(lower);

@@ -241,7 +241,7 @@ fn transform_weight(
     weight: TensorId,
     flip: bool,
 ) -> Result<TensorId> {
-    let u = lower.temp("winograd weight", &[filter.points(), g.cin, g.cout]);
+    let u = lower.prepared("winograd weight", &[filter.points(), g.cin, g.cout]);
     let p = WeightParams { rows: g.cin as u32, quads: (g.cout / 4) as u32 };
     lower.launch(Launch {
         kernel: &WEIGHTS,
