@@ -99,7 +99,6 @@ fn show(
             bar
         });
         bar.set_position(done as u64);
-        bar.tick();
     }
     if stopped { Err(Error::Interrupted) } else { Ok(()) }
 }

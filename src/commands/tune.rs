@@ -31,7 +31,8 @@ pub struct Args {
     #[arg(long, default_value_t = 0.5, allow_negative_numbers = true)]
     seconds: f64,
     /// Count the time that threads ran instead of elapsed time, for software
-    /// drivers on a busy machine (Linux only).
+    /// drivers on a busy machine (Linux only). Does not see how well work spreads
+    /// over the cores.
     #[arg(long)]
     cpu: bool,
     /// Measure and print, but keep nothing.
@@ -71,6 +72,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     };
     let subjects = subjects(&cases, &gpu.caps)?;
     let stop = stop_on_ctrl_c()?;
+    note!("measuring {} shapes", subjects.len());
     // What was measured before a fault is worth keeping, too.
     let mut measured = Vec::new();
     let outcome = measure_all(ctx, &subjects, effort, &stop, &mut measured);
@@ -79,7 +81,9 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
         Err(_) if measured.is_empty() => return outcome,
         _ => false,
     };
-    print_table(&measured);
+    if !measured.is_empty() {
+        print_table(&measured);
+    }
     if stopped {
         say!("stopped: {} of {} shapes were measured", measured.len(), subjects.len());
     }
