@@ -113,10 +113,10 @@ mod tests {
         let packed = packed.finish().unwrap();
         std::fs::write(&path, &packed).unwrap();
         assert_eq!(read(&path).unwrap(), b"what a driver compiled");
-        // Any bit of the data or of the checksum, or a missing end.
+        // Any byte of the data or of the checksum, or a missing end.
         for at in 10..packed.len() {
             let mut damaged = packed.clone();
-            damaged[at] ^= 4;
+            damaged[at] = !damaged[at];
             std::fs::write(&path, &damaged).unwrap();
             assert_eq!(read(&path), None, "byte {at}");
             std::fs::write(&path, &packed[..at]).unwrap();
