@@ -1,15 +1,15 @@
 //! `demist bench`: how fast the kernels and whole networks are on a device, beside
 //! what the device can do at best.
 
-use super::{bar, check_room};
+use super::{DeviceArgs, bar, check_room};
 use demist::bench::{
     Case, CaseResult, Ceilings, Comparison, Effort, Report, TimeKind, Variant, WORKLOADS, Workload,
     compare, run_case,
 };
-use demist::gpu::{Caps, Gpu};
+use demist::gpu::Caps;
 use demist::graph::{Choice, shape_name};
 use demist::output::bars::{Bar, bar_chart};
-use demist::runtime::{Context, Pipelines};
+use demist::runtime::Context;
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,23 +55,24 @@ pub struct Args {
 }
 
 /// Measures and prints, or compares.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     if let [a, b] = &args.compare[..] {
         return print_comparison(a, b);
     }
-    let effort = args.effort()?;
+    let effort = effort(args.seconds, args.cpu, "case")?;
     let workloads = args.workloads()?;
-    let gpu = Gpu::open_for_measuring(device)?;
-    note!("device: {}", gpu.summary);
+    let opened = device.open_for_measuring()?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     let jobs = args.jobs(&workloads, &gpu.caps)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
     let progress = bar(jobs.len() as u64, "measuring");
     progress.set_message("the device's ceilings");
     progress.tick();
     let ceilings = Ceilings::measure(ctx, effort)?;
     print_ceilings(&ceilings);
-    let mut report = Report::new(&gpu.summary, effort.time, ceilings);
+    let mut report = Report {
+        tuned: gpu.caps.tuning.is_some(),
+        ..Report::new(&gpu.summary, effort.time, ceilings)
+    };
     let wide = jobs.iter().map(|j| j.name().len()).max().unwrap_or(0);
     say!("{}", header(wide));
     for job in &jobs {
@@ -108,6 +109,17 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// How to measure each of several things.
+pub(super) fn effort(seconds: f64, cpu: bool, each: &str) -> Result<Effort> {
+    let impossible = || Error::Config(format!("{seconds} seconds a {each} are impossible"));
+    if seconds <= 0.0 || seconds > 3600.0 {
+        return Err(impossible());
+    }
+    let budget = Duration::try_from_secs_f64(seconds).map_err(|_| impossible())?;
+    let time = if cpu { TimeKind::Processor } else { TimeKind::Elapsed };
+    Ok(Effort { budget, time })
+}
+
 /// One case to measure.
 struct Job {
     workload: &'static Workload,
@@ -140,17 +152,6 @@ impl Job {
 }
 
 impl Args {
-    fn effort(&self) -> Result<Effort> {
-        let impossible =
-            || Error::Config(format!("{} seconds a case are impossible", self.seconds));
-        if self.seconds <= 0.0 || self.seconds > 3600.0 {
-            return Err(impossible());
-        }
-        let budget = Duration::try_from_secs_f64(self.seconds).map_err(|_| impossible())?;
-        let time = if self.cpu { TimeKind::Processor } else { TimeKind::Elapsed };
-        Ok(Effort { budget, time })
-    }
-
     /// Those that are named, or all.
     fn workloads(&self) -> Result<Vec<&'static Workload>> {
         let list = |key: fn(&Workload) -> &'static str| {
@@ -294,10 +295,11 @@ fn print_comparison(a: &Path, b: &Path) -> Result<()> {
     for (name, path, r) in [("A", a, &first), ("B", b, &second)] {
         let commit = r.commit.as_deref().map_or(String::new(), |c| format!(", commit {c}"));
         say!(
-            "{name}  {}: {} ({}), {:?} time, {} {}{commit}, {}",
+            "{name}  {}: {} ({}){}, {:?} time, {} {}{commit}, {}",
             path.display(),
             r.adapter,
             r.driver,
+            if r.tuned { ", tuned" } else { "" },
             r.time,
             r.program,
             r.version,

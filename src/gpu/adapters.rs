@@ -1,5 +1,6 @@
 //! Listing adapters and choosing one.
 
+use crate::tuning::DeviceKey;
 use crate::{Error, Result};
 
 /// What `devices` prints of an adapter and outputs record as their origin.
@@ -54,6 +55,15 @@ impl AdapterSummary {
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             subgroup: (info.subgroup_min_size, info.subgroup_max_size),
+        }
+    }
+
+    /// What measurements and compiled kernels of this device are kept by.
+    pub fn key(&self) -> DeviceKey {
+        DeviceKey {
+            adapter: self.name.clone(),
+            driver: self.driver.clone(),
+            backend: self.backend.clone(),
         }
     }
 }

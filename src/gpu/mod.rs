@@ -7,6 +7,7 @@ mod transfer;
 pub use adapters::{AdapterSummary, list_adapters};
 pub use transfer::human_bytes;
 
+use crate::tuning::Tuning;
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex};
 
@@ -26,6 +27,9 @@ pub struct Caps {
     pub storage_alignment: u64,
     /// Workgroups per dispatch dimension.
     pub max_groups: u32,
+    /// Variants that were measured to be the fastest. Nobody but who opened the
+    /// device puts them here, see [`crate::tuning`].
+    pub tuning: Option<Arc<Tuning>>,
 }
 
 impl Default for Caps {
@@ -39,6 +43,7 @@ impl Default for Caps {
             max_buffer: l.max_buffer_size,
             storage_alignment: 256,
             max_groups: l.max_compute_workgroups_per_dimension,
+            tuning: None,
         }
     }
 }
@@ -97,7 +102,8 @@ impl Gpu {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("demist"),
-            required_features: adapter.features() & wanted,
+            // A pipeline cache changes nothing until one is made.
+            required_features: adapter.features() & (wanted | wgpu::Features::PIPELINE_CACHE),
             required_limits: limits.clone(),
             ..Default::default()
         }))
@@ -119,6 +125,7 @@ impl Gpu {
             // One alignment for all devices keeps flat buffers identical.
             storage_alignment: 256,
             max_groups: limits.max_compute_workgroups_per_dimension,
+            tuning: None,
         };
         Ok(Gpu { device, queue, summary, caps, fault })
     }

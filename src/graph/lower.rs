@@ -1,9 +1,10 @@
 //! Lowering: from nodes to dispatches, forward and backward.
 
-use super::choice::{Chooser, Tuning};
+use super::choice::Chooser;
 use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
 use crate::gpu::Caps;
 use crate::kernel::{Access, Binding, Kernel};
+use crate::tuning::Tuning;
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -48,15 +49,15 @@ pub struct Lower<'g> {
 const PREPARED_BYTES: u64 = 256 << 20;
 
 impl<'g> Lower<'g> {
-    /// Starts with the graph's own tensors. Variants that the environment variable
-    /// `DEMIST_VARIANT` names are forced.
+    /// Starts with the graph's own tensors. Variants are taken as `caps` are tuned;
+    /// those that the environment variable `DEMIST_VARIANT` names are forced.
     pub fn new(graph: &'g Graph, caps: &Caps) -> Self {
         Lower {
             graph,
             caps: caps.clone(),
             tensors: graph.tensors.clone(),
             dispatches: Vec::new(),
-            chooser: Chooser::from_env(),
+            chooser: Chooser::from_env(caps.tuning.clone()),
             grads: HashMap::new(),
             recomputed: HashMap::new(),
             requires_grad: HashSet::new(),
@@ -91,7 +92,8 @@ impl<'g> Lower<'g> {
         self.chooser.force(op, candidate);
     }
 
-    /// Prefers what `tuning` says to the rules of the ops.
+    /// Prefers what `tuning` says to the rules of the ops, instead of what the
+    /// capabilities hold.
     pub fn tune(&mut self, tuning: Arc<Tuning>) {
         self.chooser.tune(tuning);
     }
@@ -106,7 +108,7 @@ impl<'g> Lower<'g> {
         candidates: &[&'static str],
         rule: usize,
     ) -> usize {
-        self.chooser.choose(op, shape, candidates, rule)
+        self.chooser.choose(self.node_index as usize, op, shape, candidates, rule)
     }
 
     /// Lowers every node forward.

@@ -1,11 +1,12 @@
 //! The runtime: turns a [`Plan`] into pipelines, buffers and bind groups once
 //! and replays it for every step.
 
+mod pipeline_file;
 mod pipelines;
 mod state;
 mod timing;
 
-pub use pipelines::Pipelines;
+pub use pipelines::{Compiling, Pipelines};
 pub use state::FlatBuffers;
 pub use timing::{Clock, Span};
 

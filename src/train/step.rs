@@ -225,8 +225,7 @@ fn lower_micro(
     Ok((Plan::new(graph, lower, &keep, PlanOptions::default())?, sums))
 }
 
-/// Plans a training step without a device's memory, for `info` and to choose
-/// what is recomputed.
+/// Memory and work of [`plan_step`], for `info` and to choose what is recomputed.
 ///
 /// # Errors
 /// As [`TrainStep::new`].
@@ -236,10 +235,23 @@ pub fn plan_report(
     diffusion: &DiffusionConfig,
     config: &TrainConfig,
 ) -> Result<PlanReport> {
+    Ok(plan_step(caps, model, diffusion, config)?.report())
+}
+
+/// Plans a micro-batch, noising to gradients, without a device's memory.
+///
+/// # Errors
+/// As [`TrainStep::new`].
+pub fn plan_step(
+    caps: &Caps,
+    model: &ModelConfig,
+    diffusion: &DiffusionConfig,
+    config: &TrainConfig,
+) -> Result<Plan> {
     let mut graph = Graph::new();
     let n = config.micro_batch;
     let wiring = wire(model, diffusion, config, n, Noise::Drawn, true, &mut graph)?;
-    Ok(lower_micro(caps, &graph, &wiring, config.half, false)?.0.report())
+    Ok(lower_micro(caps, &graph, &wiring, config.half, false)?.0)
 }
 
 /// The flat buffers of a training run.
