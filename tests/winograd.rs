@@ -158,3 +158,45 @@ fn kept_weights_follow_the_weights() {
         assert!(rel_err(&result(weight), &want) < 5e-6);
     }
 }
+
+/// y, dx and the parameters' gradients of a group norm with SiLU before a
+/// convolution, and how many launches apply the norm.
+fn norm_and_conv(variant: &str) -> (Vec<Vec<f32>>, usize) {
+    let (gpu, pipelines) = device();
+    let mut g = Graph::new();
+    let x = g.input("x", &[2, 9, 6, 64], DType::F32);
+    let z = ops::group_norm(&mut g, x, ops::GroupNorm::g32().with_silu(), None).unwrap();
+    let y = ops::conv2d(&mut g, z, ops::Conv2d::k3(16), None, None).unwrap();
+    let seed = g.input("seed", &[2, 9, 6, 16], DType::F32);
+    let mut lower = Lower::new(&g, &gpu.caps);
+    OPS.iter().for_each(|op| lower.force(op, "winograd4"));
+    lower.force("norm_conv", variant);
+    lower.forward().unwrap();
+    lower.backward(&[(y, seed)], &[x]).unwrap();
+    let keep = [y, lower.grad(x).unwrap()];
+    let plan = Plan::new(&g, lower, &keep, PlanOptions::default()).unwrap();
+    let applies = plan.dispatches.iter().filter(|d| d.kernel.name == "group_norm_apply").count();
+    let layout = ParamLayout::of(&g, gpu.caps.max_binding);
+    let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Grads]).unwrap();
+    let params: Vec<_> =
+        g.params.iter().enumerate().map(|(i, p)| values(30 + i as u32, p.len())).collect();
+    flat.write(gpu, FlatKind::Weights, &g.params, &params).unwrap();
+    let options = CompileOptions { poison: true, ..Default::default() };
+    let program = Program::compile(Context { gpu, pipelines }, plan, &flat, options).unwrap();
+    program.write(gpu, x, &values(20, 2 * 54 * 64)).unwrap();
+    program.write(gpu, seed, &values(21, 2 * 54 * 16)).unwrap();
+    program.run(gpu).unwrap();
+    let mut results = program.read(gpu, &keep).unwrap();
+    results.extend(flat.read(gpu, FlatKind::Grads, &g.params).unwrap());
+    (results, applies)
+}
+
+#[test]
+fn a_norm_is_applied_by_the_transform() {
+    let (apart, launches) = norm_and_conv("apart");
+    let (fused, none) = norm_and_conv("fused");
+    assert_eq!((launches, none), (1, 0));
+    for (i, (a, b)) in apart.iter().zip(&fused).enumerate() {
+        assert!(rel_err(b, a) < 1e-6, "result {i}: {:.1e}", rel_err(b, a));
+    }
+}

@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 /// The choices that can be forced and tuned, by the name of the kernel that they
 /// are about.
-pub const CHOICES: [&str; 14] = [
+pub const CHOICES: [&str; 15] = [
     "conv3x3",
     "conv3x3_dx",
     "conv3x3_dw",
+    "norm_conv",
     "conv2d",
     "conv2d_dx",
     "conv2d_dw",

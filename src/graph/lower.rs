@@ -25,6 +25,18 @@ pub struct Launch<'a> {
     pub flops: u64,
 }
 
+/// How a group norm's result follows from what it read: by coefficients of
+/// `shaders/group_norm_stats.wgsl`, and SiLU.
+#[derive(Debug, Clone, Copy)]
+pub struct Normed {
+    /// The image before the norm.
+    pub x: TensorId,
+    /// `[n, 4, c]`.
+    pub coefs: TensorId,
+    /// Whether SiLU follows.
+    pub silu: bool,
+}
+
 /// The lowering of one graph in progress.
 pub struct Lower<'g> {
     graph: &'g Graph,
@@ -39,6 +51,8 @@ pub struct Lower<'g> {
     requires_grad: HashSet<TensorId>,
     accumulate_params: bool,
     freeze_params: bool,
+    /// Results of group norms.
+    normed: HashMap<TensorId, Normed>,
     /// Bytes that [`Lower::prepared`] may still keep.
     prepared_room: u64,
     label: String,
@@ -63,6 +77,7 @@ impl<'g> Lower<'g> {
             requires_grad: HashSet::new(),
             accumulate_params: false,
             freeze_params: false,
+            normed: HashMap::new(),
             prepared_room: 0,
             label: String::new(),
             node_index: 0,
@@ -232,6 +247,18 @@ impl<'g> Lower<'g> {
     fn temp_as(&mut self, name: &str, shape: &[usize], dtype: DType) -> TensorId {
         let name = format!("{}.{name}", self.label);
         self.push_tensor(TensorInfo { name, shape: shape.to_vec(), dtype, storage: Storage::Slot })
+    }
+
+    /// Tells how `y` follows from what a group norm read, for an op that would rather
+    /// apply the norm itself than read `y`. Without readers the launch that computes
+    /// `y` is dropped.
+    pub fn set_normed(&mut self, y: TensorId, normed: Normed) {
+        self.normed.insert(y, normed);
+    }
+
+    /// What [`Lower::set_normed`] told of `y`.
+    pub fn normed(&self, y: TensorId) -> Option<Normed> {
+        self.normed.get(&y).copied()
     }
 
     /// A buffer of its own that the host writes or reads: settings, results

@@ -13,7 +13,7 @@ mod plan;
 
 pub use crate::tuning::{Tuning, shape_name};
 pub use choice::{CHOICES, Choice, Why, bucket};
-pub use lower::{Launch, Lower};
+pub use lower::{Launch, Lower, Normed};
 pub use memory::{Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
 pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};

@@ -22,7 +22,9 @@
 
 use super::pixels::{Blocks, wanted_invocations};
 use super::{GROUP, groups};
-use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId, bucket};
+use crate::graph::{
+    FileLayout, Graph, Init, Launch, Lower, Node, Normed, Op, ParamInfo, TensorId, bucket,
+};
 use crate::kernel::{Kernel, accumulate, read, read_write, write};
 use crate::{Error, Result, params};
 
@@ -474,6 +476,9 @@ impl Op for GroupNormOp {
                 flops: if stage == Stage::Merge { 0 } else { 6 * self.elements() },
             })
         })?;
+        if self.c.is_multiple_of(4) {
+            lower.set_normed(y, Normed { x, coefs, silu: self.options.silu });
+        }
         let b = self.blocks(lower);
         let p = ApplyParams {
             n: self.n as u32,

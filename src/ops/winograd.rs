@@ -23,7 +23,7 @@
 use super::conv2d::Geometry;
 use super::{gemm, groups};
 use crate::Result;
-use crate::graph::{Launch, Lower, TensorId};
+use crate::graph::{Launch, Lower, TensorId, bucket};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::params;
 
@@ -44,9 +44,9 @@ params! {
 static INPUT: Kernel = Kernel {
     name: "winograd_input",
     source: include_str!("../../shaders/winograd_input.wgsl"),
-    bindings: &[read("x").half("HALF"), write("v")],
+    bindings: &[read("x").half("HALF"), write("v"), read("coefs").when("NORM")],
     params: TileParams::FIELDS,
-    defines: &["M", "GRAD", "HALF"],
+    defines: &["M", "GRAD", "NORM", "HALF"],
 };
 
 static WEIGHTS: Kernel = Kernel {
@@ -84,8 +84,11 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
     for m in [2, 4] {
         for half in [0, 1] {
+            for norm in 0..3 {
+                variants[0].push(vec![m, 0, norm, half]);
+            }
+            variants[0].push(vec![m, 1, 0, half]);
             for flag in [0, 1] {
-                variants[0].push(vec![m, flag, half]);
                 variants[1].push(vec![m, flag, half]);
                 variants[2].push(vec![m, 0, 0, 0, flag, half]);
                 for residual in [0, 1] {
@@ -98,6 +101,9 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let [input, weights, output, grad] = variants;
     vec![(&INPUT, input), (&WEIGHTS, weights), (&OUTPUT, output), (&GRAD, grad)]
 }
+
+/// Whether the transform of a convolution's input applies the group norm before it.
+const FUSE_NORM: bool = true;
 
 /// Bytes of the transformed tiles of one round: what stays in a large cache.
 const ROUND_BYTES: usize = 32 << 20;
@@ -210,24 +216,58 @@ impl Tiling {
     }
 }
 
-/// Transforms the round's tiles of an image of `c` channels.
+/// An image to be transformed.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    image: TensorId,
+    channels: usize,
+    /// Coefficients of a group norm that is still to be applied, and whether SiLU
+    /// follows it.
+    norm: Option<(TensorId, bool)>,
+}
+
+impl Source {
+    fn plain(image: TensorId, channels: usize) -> Self {
+        Source { image, channels, norm: None }
+    }
+
+    /// The input of a convolution. If it is the result of a group norm, the transform
+    /// can apply that itself; unless something else reads the result, nobody then
+    /// computes or keeps it.
+    fn input(lower: &mut Lower, g: &Geometry, x: TensorId) -> Self {
+        let plain = Source::plain(x, g.cin);
+        let Some(normed) = lower.normed(x) else { return plain };
+        let bits = if lower.half(normed.x) == 0 { 32 } else { 16 };
+        let key = [bucket(g.n * g.h * g.w), g.cin, bits];
+        match lower.choose("norm_conv", &key, &["apart", "fused"], FUSE_NORM.into()) {
+            0 => plain,
+            _ => {
+                let norm = Some((normed.coefs, normed.silu));
+                Source { image: normed.x, channels: g.cin, norm }
+            }
+        }
+    }
+}
+
+/// Transforms the round's tiles of an image.
 fn transform(
     lower: &mut Lower,
     g: &Geometry,
     tiling: Tiling,
     round: (usize, usize),
-    (x, c): (TensorId, usize),
+    source: Source,
     grad: bool,
 ) -> Result<TensorId> {
+    let Source { image, channels: c, norm } = source;
     let points = tiling.filter.points();
     let v = lower.temp(if grad { "winograd dy" } else { "winograd x" }, &[points, round.1, c]);
-    let invocations = (round.1 * c / 4) as u64;
+    let kind = norm.map_or(0, |(_, silu)| 1 + i64::from(silu));
     lower.launch(Launch {
         kernel: &INPUT,
-        defines: &[tiling.m(), grad.into(), lower.half(x)],
+        defines: &[tiling.m(), grad.into(), kind, lower.half(image)],
         params: bytemuck::bytes_of(&tiling.params(g, c, round)),
-        bindings: &[Some(x), Some(v)],
-        groups: groups(invocations),
+        bindings: &[Some(image), Some(v), norm.map(|n| n.0)],
+        groups: groups((round.1 * c / 4) as u64),
         flops: 0,
     })?;
     Ok(v)
@@ -299,8 +339,9 @@ fn convolve(
     let tiling = Tiling::new(filter, g);
     let u = transform_weight(lower, g, filter, weight, input_grad)?;
     let (from, to) = if input_grad { (g.cout, g.cin) } else { (g.cin, g.cout) };
+    let source = if input_grad { Source::plain(x, from) } else { Source::input(lower, g, x) };
     for round in tiling.rounds() {
-        let v = transform(lower, g, tiling, round, (x, from), false)?;
+        let v = transform(lower, g, tiling, round, source, false)?;
         let m = lower.temp("winograd products", &[filter.points(), round.1, to]);
         let shape = gemm::Shape { batch: filter.points(), rows: round.1, columns: to, depth: from };
         // The arithmetic counts as the direct sum's, shared among the rounds.
@@ -350,9 +391,10 @@ pub(super) fn launch_backward_weight(
     let splits: usize = tiling.rounds().map(|(_, tiles)| plan.splits(tiles)).sum();
     let partial = lower.temp("partial", &[splits, points * (g.cin + 1) * g.cout]);
     let mut first_split = 0;
+    let (x, dy) = (Source::input(lower, g, x), Source::plain(dy, g.cout));
     for round in tiling.rounds() {
-        let v = transform(lower, g, tiling, round, (x, g.cin), false)?;
-        let m = transform(lower, g, tiling, round, (dy, g.cout), true)?;
+        let v = transform(lower, g, tiling, round, x, false)?;
+        let m = transform(lower, g, tiling, round, dy, true)?;
         let flops = g.flops() / tiling.all as u64 * round.1 as u64;
         gemm::launch_dw(lower, shape(round.1), plan, [v, m, partial], first_split, flops)?;
         first_split += plan.splits(round.1);
