@@ -115,6 +115,7 @@ fn planned(describe: impl FnOnce(&mut Lower)) -> demist::Result<Plan> {
     let x = g.input("x", &[2, 8, 8, 16], demist::graph::DType::F32);
     let y = conv2d(&mut g, x, Conv2d::k3(32), None, None).unwrap();
     let mut lower = Lower::new(&g, &caps(true));
+    lower.force("conv3x3", "direct");
     describe(&mut lower);
     lower.forward()?;
     Plan::new(&g, lower, &[y], PlanOptions::default())
@@ -133,25 +134,25 @@ fn forced_comes_before_tuned_before_the_rule() {
     let table = Arc::new(tuning.clone());
 
     let plan = planned(|_| ()).unwrap();
-    assert_eq!((tile(&plan), plan.choices[0].why), ([4, 4], Why::Rule));
-    assert_eq!(plan.choices[0].shape, key);
+    assert_eq!((tile(&plan), plan.choices[1].why), ([4, 4], Why::Rule));
+    assert_eq!(plan.choices[1].shape, key);
 
     let plan = planned(|l| l.tune(table.clone())).unwrap();
-    assert_eq!((tile(&plan), plan.choices[0].why), ([4, 8], Why::Tuned));
+    assert_eq!((tile(&plan), plan.choices[1].why), ([4, 8], Why::Tuned));
 
     let plan = planned(|l| {
         l.tune(table.clone());
         l.force("conv2d", "tile16x8");
     })
     .unwrap();
-    assert_eq!((tile(&plan), plan.choices[0].why), ([16, 8], Why::Forced));
-    assert_eq!(plan.choices[0].name(), "tile16x8");
+    assert_eq!((tile(&plan), plan.choices[1].why), ([16, 8], Why::Forced));
+    assert_eq!(plan.choices[1].name(), "tile16x8");
 
     // What a table has for other shapes, or of variants that are gone, is ignored.
     tuning.set("conv2d", &key, "tile3x5");
     tuning.set("conv2d", &[1], "tile8x8");
     let plan = planned(|l| l.tune(Arc::new(tuning.clone()))).unwrap();
-    assert_eq!((tile(&plan), plan.choices[0].why), ([4, 4], Why::Rule));
+    assert_eq!((tile(&plan), plan.choices[1].why), ([4, 4], Why::Rule));
     let text = serde_json::to_string(&tuning).unwrap();
     assert_eq!(serde_json::from_str::<Tuning>(&text).unwrap(), tuning);
     assert_eq!((tuning.len(), tuning.get("conv2d", &[1])), (2, Some("tile8x8")));
@@ -180,13 +181,18 @@ fn variants_are_named_in_full_or_by_candidate() {
     let plan = case.plan(&caps(true), &[]).unwrap().plan;
     let of = |text: &str| Variant::parse(text, &plan).map(|v| v.name());
     assert_eq!(of("conv2d=tile8x8").unwrap(), "conv2d=tile8x8");
-    assert_eq!(of("tile16x4").unwrap(), "conv2d_dw=tile16x4");
-    assert_eq!(of("tile4x4").unwrap(), "conv2d=tile4x4,conv2d_dw=tile4x4,conv2d_dx=tile4x4");
+    assert_eq!(of("tile16x4").unwrap(), "conv2d_dw=tile16x4,gemm_dw=tile16x4");
+    let all = of("tile4x4").unwrap();
+    for op in ["conv2d", "gemm", "conv2d_dw", "gemm_dw", "conv2d_dx", "gemm_dx"] {
+        assert!(all.split(',').any(|v| v == format!("{op}=tile4x4")), "{all}");
+    }
     let text = of("conv2d=tile16x4").unwrap_err().to_string();
     assert!(text.contains("tile16x4") && text.contains("conv2d=tile16x8"), "{text}");
     let others: Vec<String> = Variant::others(&plan).iter().map(Variant::name).collect();
-    assert_eq!(others.len(), variants(&plan).len() - 3, "{others:?}");
-    assert!(!others.contains(&"conv2d=tile16x8".to_owned()), "{others:?}");
+    // The filters and the tiles of their products run anyway; the direct sum's do not.
+    assert_eq!(others.len(), variants(&plan).len() - 6, "{others:?}");
+    assert!(!others.contains(&"conv3x3=winograd4".to_owned()), "{others:?}");
+    assert!(others.contains(&"conv2d=tile16x8".to_owned()), "{others:?}");
 }
 
 fn results(case: &Case, variant: &Variant) -> Vec<Vec<f32>> {

@@ -2,7 +2,7 @@
 
 use super::report::{CaseResult, Standing, Work, bind};
 use super::{Case, Ceilings, Effort, Profile, Workload, measure};
-use crate::graph::{Plan, Why};
+use crate::graph::{Choice, Plan, Why};
 use crate::runtime::{Clock, Context};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
@@ -42,7 +42,9 @@ impl Variant {
     /// Every candidate of every choice of a plan that is not what runs anyway.
     pub fn others(plan: &Plan) -> Vec<Variant> {
         let taken_everywhere = |op: &str, name: &str| {
-            plan.choices.iter().filter(|c| c.op == op).all(|c| c.name() == name)
+            let taken = |c: &&Choice| c.op == op && c.times > 0;
+            let mut taken = plan.choices.iter().filter(taken).peekable();
+            taken.peek().is_some() && taken.all(|c| c.name() == name)
         };
         let all = variants(plan).into_iter();
         all.filter(|(op, name)| !taken_everywhere(op, name))
@@ -81,7 +83,7 @@ pub fn variants(plan: &Plan) -> Vec<(&'static str, &'static str)> {
 /// What was taken, each choice once: "conv2d=tile16x8|tile8x8" where shapes differ.
 fn chosen(plan: &Plan) -> String {
     let mut ops: Vec<(&str, Vec<&str>)> = Vec::new();
-    for c in &plan.choices {
+    for c in plan.choices.iter().filter(|c| c.times > 0) {
         match ops.iter_mut().find(|(op, _)| *op == c.op) {
             Some((_, names)) if names.contains(&c.name()) => {}
             Some((_, names)) => names.push(c.name()),

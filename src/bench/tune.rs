@@ -53,7 +53,7 @@ pub fn subjects(cases: &[Case], caps: &Caps) -> Result<Vec<Subject>> {
     let mut found: Vec<(Choice, usize)> = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         let choices = case.plan(&caps, &[])?.plan.choices;
-        for choice in choices.into_iter().filter(|c| c.candidates.len() > 1) {
+        for choice in choices.into_iter().filter(|c| c.times > 0 && c.candidates.len() > 1) {
             let same =
                 |(c, _): &&mut (Choice, usize)| (c.op, &c.shape) == (choice.op, &choice.shape);
             match found.iter_mut().find(same) {

@@ -84,7 +84,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
                 say!("{}", row(wide, &result));
                 print_shares(&result);
                 if args.explain {
-                    choices.iter().for_each(print_choice);
+                    choices.iter().filter(|c| c.times > 0).for_each(print_choice);
                 }
                 report.cases.push(result);
                 Ok(())

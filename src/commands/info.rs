@@ -92,11 +92,11 @@ fn explain(
     let Caps { max_binding, max_buffer, .. } = boundless();
     let caps = Caps { max_binding, max_buffer, ..opened.gpu.caps.clone() };
     say!("variants of inference, batch {}", args.batch);
-    inference(&caps, model, args)?.1.choices.iter().for_each(print_choice);
+    inference(&caps, model, args)?.1.choices.iter().filter(|c| c.times > 0).for_each(print_choice);
     if trainable {
         say!("variants of training, batch {}", args.batch);
         let plan = plan_step(&caps, model, diffusion, &train_config(args))?;
-        plan.choices.iter().for_each(print_choice);
+        plan.choices.iter().filter(|c| c.times > 0).for_each(print_choice);
     }
     Ok(())
 }

@@ -62,7 +62,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     print_rows("layer", &profile.by_layer(), args.layers);
     if args.explain {
         say!("variants");
-        choices.iter().for_each(print_choice);
+        choices.iter().filter(|c| c.times > 0).for_each(print_choice);
     }
     if let Some(path) = &args.trace {
         let title = format!("{} {what}, batch {}", args.file.display(), args.batch);

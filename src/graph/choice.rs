@@ -71,7 +71,8 @@ pub struct Choice {
     pub chosen: usize,
     /// Who took it.
     pub why: Why,
-    /// Launches (or pairs of them) that it decided.
+    /// Launches (or pairs of them) that it decided: none if it was only considered,
+    /// see [`super::Lower::consider`].
     pub times: usize,
     /// Index of the first node that asked.
     pub node: usize,
@@ -96,6 +97,8 @@ pub(super) struct Chooser {
     forced: BTreeMap<String, String>,
     tuning: Option<Arc<Tuning>>,
     choices: Vec<Choice>,
+    /// Choices are being considered only.
+    pub considering: bool,
     /// First fault, reported by [`Chooser::finish`].
     fault: Option<String>,
 }
@@ -134,6 +137,10 @@ impl Chooser {
         self.tuning = Some(tuning);
     }
 
+    pub fn is_forced(&self, op: &str) -> bool {
+        self.forced.contains_key(op)
+    }
+
     pub fn choose(
         &mut self,
         node: usize,
@@ -146,7 +153,7 @@ impl Chooser {
             (c.op, c.rule) == (op, rule) && c.shape == shape && c.candidates == candidates
         };
         if let Some(same) = self.choices.iter_mut().find(same) {
-            same.times += 1;
+            same.times += usize::from(!self.considering);
             return same.chosen;
         }
         let find = |name: &str| candidates.iter().position(|c| *c == name);
@@ -157,7 +164,16 @@ impl Chooser {
             None => tuned().map_or((rule, Why::Rule), |i| (i, Why::Tuned)),
         };
         let (shape, candidates) = (shape.to_vec(), candidates.to_vec());
-        self.choices.push(Choice { op, shape, candidates, rule, chosen, why, times: 1, node });
+        self.choices.push(Choice {
+            op,
+            shape,
+            candidates,
+            rule,
+            chosen,
+            why,
+            times: usize::from(!self.considering),
+            node,
+        });
         chosen
     }
 

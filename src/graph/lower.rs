@@ -113,6 +113,19 @@ impl<'g> Lower<'g> {
         self.chooser.tune(tuning);
     }
 
+    /// Records the choices of `alternative`, a way that was not taken, so that its
+    /// variants can be listed and forced. It must not launch anything.
+    pub fn consider<T>(&mut self, alternative: impl FnOnce(&mut Self) -> T) {
+        self.chooser.considering = true;
+        alternative(self);
+        self.chooser.considering = false;
+    }
+
+    /// Whether a variant of `op` is forced.
+    pub fn is_forced(&self, op: &str) -> bool {
+        self.chooser.is_forced(op)
+    }
+
     /// Which of `candidates` (at least one, all of them correct) to run. `op` is one
     /// of [`super::CHOICES`], `shape` what a tuning is looked up by, and `rule` the
     /// index of what is taken when neither the caller nor a tuning says otherwise.

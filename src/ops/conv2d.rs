@@ -228,13 +228,14 @@ pub(super) fn launch_forward(
 ) -> Result<()> {
     let rows = g.n * g.oh() * g.ow();
     let key = g.key(rows, lower.half(x));
-    if let Some(filter) = winograd::choose(lower, "conv3x3", &key, &g, &[x, y]) {
-        let add = Additions { bias: Some(bias), emb, residual, acc: false };
-        return winograd::launch_forward(lower, &g, filter, [x, weight, y], add);
-    }
     let scalar = lower.half(x) == 0 && lower.half(y) == 0;
     let (vec, shared) = (g.vec(), g.weight_rows());
     let product = Product { batch: 1, rows, columns: g.cout, vec, scalar, shared };
+    if let Some(filter) = winograd::choose(lower, ["conv3x3", FORWARD.name], &key, &g) {
+        lower.consider(|l| divide(l, FORWARD.name, &key, product));
+        let add = Additions { bias: Some(bias), emb, residual, acc: false };
+        return winograd::launch_forward(lower, &g, filter, [x, weight, y], add);
+    }
     let d = divide(lower, FORWARD.name, &key, product);
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (has_emb, has_residual) = (emb.is_some().into(), residual.is_some().into());
@@ -258,11 +259,12 @@ pub(super) fn launch_backward_x(
 ) -> Result<()> {
     let rows = g.n * g.h * g.w;
     let key = g.key(rows, lower.half(dy));
-    if let Some(filter) = winograd::choose(lower, "conv3x3_dx", &key, &g, &[dy, dx]) {
-        return winograd::launch_backward_x(lower, &g, filter, [dy, weight], (dx, acc));
-    }
     let (vec, shared) = (g.vec(), g.weight_rows());
     let product = Product { batch: 1, rows, columns: g.cin, vec, scalar: false, shared };
+    if let Some(filter) = winograd::choose(lower, ["conv3x3_dx", BACKWARD_X.name], &key, &g) {
+        lower.consider(|l| divide(l, BACKWARD_X.name, &key, product));
+        return winograd::launch_backward_x(lower, &g, filter, [dy, weight], (dx, acc));
+    }
     let d = divide(lower, BACKWARD_X.name, &key, product);
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (stride1, acc) = ((g.stride == 1).into(), acc.into());
@@ -311,7 +313,8 @@ pub(super) fn launch_backward_weight(
     dbias: TensorId,
 ) -> Result<()> {
     let key = g.key(g.n * g.oh() * g.ow(), lower.half(dy));
-    if let Some(filter) = winograd::choose(lower, "conv3x3_dw", &key, &g, &[x, dy]) {
+    if let Some(filter) = winograd::choose(lower, ["conv3x3_dw", BACKWARD_W.name], &key, &g) {
+        lower.consider(|l| choose_weight_tile(l, g, &key));
         let target = (dweight, acc);
         return winograd::launch_backward_weight(lower, &g, filter, [x, dy], target, dbias);
     }

@@ -142,22 +142,23 @@ impl Filter {
 /// Fewest pixels of a batch whose products outweigh the transform of the weight.
 const FEWEST_PIXELS: usize = 128;
 
-/// Whether, and with which filter, a convolution between images `between` is done
-/// this way; `op` names the choice, `key` its shape. By default it is where products
+/// Whether, and with which filter, a convolution is done this way; `op` names the
+/// choice, `direct` that of tiles otherwise, `key` is its shape. By default it is where products
 /// are many and at least halved: on software drivers nearly always; on a GPU where
 /// there are 64 channels or more, since the transforms move about 11 bytes a
 /// channel where a product saves them 7 multiply-adds for every channel of the
 /// other side.
 pub(super) fn choose(
     lower: &mut Lower,
-    op: &'static str,
+    [op, direct]: [&'static str; 2],
     key: &[usize],
     g: &Geometry,
-    between: &[TensorId],
 ) -> Option<Filter> {
-    // A stem to half has an image of 32 bits on one side.
-    let packs = |t: &TensorId| lower.half(*t) == 0 || g.vec();
-    if (g.kernel, g.stride) != (3, 1) || !g.vec() || !between.iter().all(packs) {
+    if (g.kernel, g.stride) != (3, 1) || !g.vec() {
+        return None;
+    }
+    // Who asks for a tile of the direct sum asks for the direct sum.
+    if lower.is_forced(direct) && !lower.is_forced(op) {
         return None;
     }
     let fewest = if lower.caps.software { 16 } else { 64 };
