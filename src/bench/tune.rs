@@ -31,6 +31,12 @@ pub struct Subject {
     case: Case,
 }
 
+/// Whether a choice can be measured on the node that made it. Whether a convolution
+/// applies the norm before it cannot: that takes two nodes.
+fn measurable(choice: &Choice) -> bool {
+    choice.times > 0 && choice.candidates.len() > 1 && choice.op != "norm_conv"
+}
+
 /// The times of a subject's candidates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
@@ -53,7 +59,7 @@ pub fn subjects(cases: &[Case], caps: &Caps) -> Result<Vec<Subject>> {
     let mut found: Vec<(Choice, usize)> = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         let choices = case.plan(&caps, &[])?.plan.choices;
-        for choice in choices.into_iter().filter(|c| c.times > 0 && c.candidates.len() > 1) {
+        for choice in choices.into_iter().filter(measurable) {
             let same =
                 |(c, _): &&mut (Choice, usize)| (c.op, &c.shape) == (choice.op, &choice.shape);
             match found.iter_mut().find(same) {

@@ -43,7 +43,10 @@ static GEMM_DW: Kernel = Kernel {
 const TURN: i64 = 4;
 
 /// Largest depth of a split of the uniform one: what uniform loads can count.
-const UNIFORM_DEPTH: u64 = 1024;
+const UNIFORM_DEPTH: u64 = LEAST_DEPTH as u64;
+
+/// What every split can have, if the depth is there.
+pub(super) const LEAST_DEPTH: usize = 1024;
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let widths = |t: &Tile| if t.uniform { UNIFORM_LANES.to_vec() } else { vec![GROUP as u32] };
@@ -122,6 +125,9 @@ pub(super) fn launch(
     })
 }
 
+/// Most bytes that splits should take.
+const PARTIAL_BYTES: u64 = 32 << 20;
+
 /// How the depth of transposed products is split.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SplitPlan {
@@ -136,8 +142,8 @@ impl SplitPlan {
     }
 }
 
-/// A tile and splits for transposed products of this shape.
-pub(super) fn split(lower: &mut Lower, s: Shape) -> SplitPlan {
+/// A tile and splits for transposed products of this shape, in each of `rounds`.
+pub(super) fn split(lower: &mut Lower, s: Shape, rounds: usize) -> SplitPlan {
     let shares = uniform_fits(lower, s.batch * s.depth, s.columns);
     let divides = |t: &Tile| s.columns.is_multiple_of(t.tn as usize);
     let uniform = UNIFORM_WEIGHT_TILES.into_iter().filter(|t| shares && divides(t));
@@ -150,7 +156,9 @@ pub(super) fn split(lower: &mut Lower, s: Shape) -> SplitPlan {
     let key = [s.batch, bucket(s.depth), s.rows, s.columns];
     let tile = choose(lower, "gemm_dw", &key, tiles, rule);
     let d = Division::new(tile, [s.rows, s.columns], s.batch);
-    let wanted = wanted_invocations(lower).div_ceil(d.tiles).clamp(1, 64);
+    let bytes = (rounds * s.batch * (s.rows + 1) * s.columns * size_of::<f32>()) as u64;
+    let room = (PARTIAL_BYTES / bytes).clamp(1, 64);
+    let wanted = wanted_invocations(lower).div_ceil(d.tiles).clamp(1, room);
     let longest = if tile.uniform { UNIFORM_DEPTH } else { LOOP_TURNS };
     let per_split = (s.depth as u64).div_ceil(wanted).min(longest) as usize;
     SplitPlan { tile, per_split: per_split.max(1) }

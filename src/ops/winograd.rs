@@ -137,32 +137,44 @@ impl Filter {
     fn points(self) -> usize {
         (self.size() + 2) * (self.size() + 2)
     }
+
+    /// Bytes of a transformed weight, and of its gradient with the bias's.
+    fn weight_bytes(self, g: &Geometry) -> u64 {
+        (self.points() * (g.cin + 1) * g.cout * size_of::<f32>()) as u64
+    }
 }
 
-/// Fewest pixels of a batch whose products outweigh the transform of the weight.
-const FEWEST_PIXELS: usize = 128;
+/// Most bytes of a transformed weight. Larger ones belong to deep levels, whose few
+/// pixels repay no transform.
+const WEIGHT_BYTES: u64 = 64 << 20;
 
 /// Whether, and with which filter, a convolution is done this way; `op` names the
 /// choice, `direct` that of tiles otherwise, `key` is its shape. By default it is where products
-/// are many and at least halved: on software drivers nearly always; on a GPU where
-/// there are 64 channels or more, since the transforms move about 11 bytes a
-/// channel where a product saves them 7 multiply-adds for every channel of the
-/// other side.
+/// are at least halved and many enough to repay the transforms: on software drivers from
+/// 16 channels and 128 pixels on. On a GPU from 64 channels on, since the transforms of
+/// a pixel move some 20 bytes a channel and save 7 multiply-adds for every channel of
+/// the other side, and from 1024 pixels on, since that of the weight moves 330 bytes for
+/// a product of channels where every pixel saves 7 multiply-adds.
 pub(super) fn choose(
     lower: &mut Lower,
     [op, direct]: [&'static str; 2],
     key: &[usize],
     g: &Geometry,
 ) -> Option<Filter> {
-    if (g.kernel, g.stride) != (3, 1) || !g.vec() {
+    let largest = WEIGHT_BYTES.min(lower.caps.max_binding);
+    let fits = |f: Filter| f.weight_bytes(g) <= largest;
+    if (g.kernel, g.stride) != (3, 1) || !g.vec() || !fits(Filter::F4) {
+        return None;
+    }
+    if op == "conv3x3_dw" && Tiling::new(Filter::F4, g).partial_bytes(g) > lower.caps.max_binding {
         return None;
     }
     // Who asks for a tile of the direct sum asks for the direct sum.
     if lower.is_forced(direct) && !lower.is_forced(op) {
         return None;
     }
-    let fewest = if lower.caps.software { 16 } else { 64 };
-    let enough = g.cin.min(g.cout) >= fewest && g.n * g.h * g.w >= FEWEST_PIXELS;
+    let (channels, pixels) = if lower.caps.software { (16, 128) } else { (64, 1024) };
+    let enough = g.cin.min(g.cout) >= channels && g.n * g.h * g.w >= pixels;
     let halves = |f: Filter| {
         let tiles = g.h.div_ceil(f.size()) * g.w.div_ceil(f.size());
         enough && 9 * g.h * g.w >= 2 * f.points() * tiles
@@ -198,6 +210,13 @@ impl Tiling {
         (0..self.all)
             .step_by(self.round)
             .map(move |first| (first, self.round.min(self.all - first)))
+    }
+
+    /// Bytes of the weight's gradient in one split a round, or as many as the loops of
+    /// a round need.
+    fn partial_bytes(self, g: &Geometry) -> u64 {
+        let splits = self.rounds().count() * self.round.div_ceil(gemm::LEAST_DEPTH);
+        self.filter.weight_bytes(g).saturating_mul(splits as u64)
     }
 
     fn params(self, g: &Geometry, c: usize, (first, tiles): (usize, usize)) -> TileParams {
@@ -388,7 +407,7 @@ pub(super) fn launch_backward_weight(
     let tiling = Tiling::new(filter, g);
     let points = filter.points();
     let shape = |depth| gemm::Shape { batch: points, rows: g.cin, columns: g.cout, depth };
-    let plan = gemm::split(lower, shape(tiling.round));
+    let plan = gemm::split(lower, shape(tiling.round), tiling.rounds().count());
     let splits: usize = tiling.rounds().map(|(_, tiles)| plan.splits(tiles)).sum();
     let partial = lower.temp("partial", &[splits, points * (g.cin + 1) * g.cout]);
     let mut first_split = 0;
