@@ -48,8 +48,8 @@ fn plans_pass_the_independent_verifier() {
 #[test]
 fn the_verifier_finds_a_clash() {
     let mut plan = training_plan(3, false, PlanOptions { no_reuse: true });
-    for slot in plan.slots.of.values_mut() {
-        *slot = 0;
+    for place in plan.slots.of.values_mut() {
+        place.slot = 0;
     }
     assert!(verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).is_err());
 }

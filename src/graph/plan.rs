@@ -1,6 +1,7 @@
 //! The plan: dispatches in order, with a place in memory for every tensor.
 
 use super::choice::Choice;
+use super::in_place::work_in_place;
 use super::{Graph, Lower, ParamLayout, Slots, Storage, TensorId, TensorInfo, assign_slots};
 use crate::gpu::{Caps, human_bytes};
 use crate::kernel::{Access, Kernel};
@@ -81,7 +82,7 @@ pub struct Dispatch {
 /// Options of planning.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlanOptions {
-    /// Give every tensor its own slot (to find aliasing faults).
+    /// Give every tensor its own slot and overwrite none (to find aliasing faults).
     pub no_reuse: bool,
 }
 
@@ -147,9 +148,12 @@ impl Plan {
                 tensors[id.index()].storage = Storage::Pinned;
             }
         }
-        let dispatches = live_dispatches(&tensors, dispatches, keep);
+        let mut dispatches = live_dispatches(&tensors, dispatches, keep);
+        if !options.no_reuse {
+            work_in_place(&tensors, &mut dispatches);
+        }
         let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
-        let slots = assign_slots(&tensors, &dispatches, options.no_reuse);
+        let slots = assign_slots(&tensors, &dispatches, caps.max_buffer, options.no_reuse);
         let plan = Plan { tensors, dispatches, slots, params, choices };
         plan.check_limits(&caps)?;
         Ok(plan)

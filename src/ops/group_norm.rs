@@ -103,7 +103,7 @@ static GRADS: Kernel = Kernel {
     source: include_str!("../../shaders/group_norm_grads.wgsl"),
     bindings: &[
         read("x").half("HALF_X"),
-        read("dy").half("HALF_Y"),
+        read("dy").half("HALF_Y").overwritten_by("dx"),
         read("coefs"),
         read("sums"),
         accumulate("dx").half("HALF_X"),
@@ -111,7 +111,7 @@ static GRADS: Kernel = Kernel {
         read_write("dbias"),
     ],
     params: GradsParams::FIELDS,
-    defines: &["VEC", "SILU", "ACC", "ACC_PARAMS", "HALF_X", "HALF_Y"],
+    defines: &["VEC", "SILU", "ACC", "ACC_PARAMS", "INPLACE", "HALF_X", "HALF_Y"],
 };
 
 /// The parts of a reduction: all in one launch, or partials and their merging.
@@ -172,7 +172,10 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
         let packs = |v: &Vec<i64>| v[0] == 1 || v[n..] == [0, 0];
         bits.flat_map(with).filter(packs).collect::<Vec<_>>()
     };
-    vec![(&STATS, stats), (&APPLY, flags(2)), (&SUMS, sums), (&GRADS, flags(4))]
+    // What is overwritten is not added to, and has the result's precision.
+    let mut grads = flags(5);
+    grads.retain(|v| v[4] == 0 || v[2] == 0 && v[5] == v[6]);
+    vec![(&STATS, stats), (&APPLY, flags(2)), (&SUMS, sums), (&GRADS, grads)]
 }
 
 /// Precisions of x and y: 32 bits, within the half-precision torso, out of it
@@ -521,6 +524,7 @@ impl Op for GroupNormOp {
                 self.options.silu.into(),
                 acc.into(),
                 acc_params.into(),
+                0,
                 lower.half(x),
                 lower.half(dy),
             ],
