@@ -68,10 +68,9 @@ pub(super) fn live_peak(blocks: &[Block]) -> u64 {
     peaks.max().unwrap_or(0) as u64
 }
 
-/// Below this many bytes there is nothing to gain by searching.
-const SMALL: u64 = 1 << 20;
-
-/// Comparisons of two blocks that a search may make: a fraction of a second.
+/// Comparisons of two blocks that a search may make for a byte that it could save,
+/// and in all: a fraction of a second.
+const EFFORT_PER_BYTE: u64 = 16;
 const EFFORT: u64 = 80_000_000;
 
 /// Rounds without success after which a search returns to its best order.
@@ -97,10 +96,8 @@ pub(super) fn pack(blocks: &[Block], limit: u64) -> Packing {
             }
         }
     }
-    if best.total() < SMALL {
-        return best;
-    }
-    let found = packer.search(&orders, goal);
+    let effort = (best.total() - goal).saturating_mul(EFFORT_PER_BYTE).min(EFFORT);
+    let found = packer.search(&orders, goal, effort);
     if found.total() < best.total() { found } else { best }
 }
 
@@ -213,15 +210,15 @@ impl<'a> Packer<'a> {
 
     /// Improves orders of the blocks that matter, until `goal` is reached or the
     /// effort is spent; the others are placed last.
-    fn search(&mut self, orders: &[Vec<u32>], goal: u64) -> Packing {
+    fn search(&mut self, orders: &[Vec<u32>], goal: u64, effort: u64) -> Packing {
         let blocks = self.blocks;
         let large = |i: &u32| blocks[*i as usize].bytes >= goal / 2000;
         let mut least = u64::MAX;
         let mut best: Vec<u32> = orders[0].clone();
-        let budget = self.effort + EFFORT;
+        let begun = self.effort;
         let mut random = 0;
         for (turn, start) in orders.iter().enumerate() {
-            let until = budget - EFFORT / orders.len() as u64 * (orders.len() - 1 - turn) as u64;
+            let until = begun + effort / orders.len() as u64 * (turn + 1) as u64;
             let mut order: Vec<u32> = start.iter().copied().filter(large).collect();
             let mut kept = order.clone();
             let (mut local, mut waited) = (u64::MAX, 0);
@@ -237,13 +234,13 @@ impl<'a> Packer<'a> {
                     least = total;
                     best.clone_from(&order);
                 }
-                order = if waited < PATIENCE {
-                    advance(&order, &packing.grown, goal, &mut random)
+                if waited < PATIENCE {
+                    order = advance(&order, &packing.grown, goal, &mut random);
                 } else {
                     waited = 0;
                     let packing = self.place(&kept, true);
-                    advance(&kept, &packing.grown, goal, &mut random)
-                };
+                    order = advance(&kept, &packing.grown, goal, &mut random);
+                }
             }
         }
         best.retain(large);
