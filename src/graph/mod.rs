@@ -6,8 +6,8 @@
 //! gradients); [`Plan`] assigns memory. Nothing here touches a device.
 
 mod choice;
-mod lower;
 mod in_place;
+mod lower;
 mod memory;
 mod packing;
 mod params;

@@ -268,3 +268,87 @@ fn advance(order: &[u32], grown: &[u64], goal: u64, random: &mut u32) -> Vec<u32
     keyed.sort_by_key(|k| k.0);
     keyed.into_iter().map(|k| k.1).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(first: usize, last: usize, bytes: u64, foes: &[u32]) -> Block {
+        Block { first, last, bytes, foes: foes.to_vec() }
+    }
+
+    /// Overlapping lives lie apart, foes in different buffers, all in bounds.
+    fn check(blocks: &[Block], packing: &Packing) {
+        for (i, a) in blocks.iter().enumerate() {
+            let (buffer, offset) = packing.places[i];
+            assert!(offset + a.bytes <= packing.buffers[buffer], "{i} leaves its buffer");
+            for (j, b) in blocks.iter().enumerate().filter(|(j, b)| *j != i && a.meets(b)) {
+                let (other, at) = packing.places[j];
+                let apart = offset + a.bytes <= at || at + b.bytes <= offset;
+                assert!(buffer != other || apart, "{i} and {j} overlap");
+                assert!(buffer != other || !a.foes.contains(&(j as u32)), "{i} and {j} are foes");
+            }
+        }
+    }
+
+    /// A chain like a network's: each block is made from the one before, and some live
+    /// on until their mirror image, as skip connections do.
+    fn chain(count: usize, seed: u32) -> Vec<Block> {
+        let word = |i: usize, k: u32| philox4x32([i as u32, k, 0, 0], [seed, 1])[0];
+        let mut blocks: Vec<Block> = (0..count)
+            .map(|i| {
+                let long = i < count / 2 && word(i, 0).is_multiple_of(3);
+                let last = if long { count - i } else { i + 1 };
+                block(i, last, u64::from(256 * (1 + word(i, 1) % 64)) << 8, &[])
+            })
+            .collect();
+        for i in 1..count {
+            blocks[i].foes.push(i as u32 - 1);
+            blocks[i - 1].foes.push(i as u32);
+        }
+        blocks
+    }
+
+    #[test]
+    fn packings_are_sound_and_the_same_each_time() {
+        for seed in 0..12 {
+            let blocks = chain(20 + 15 * seed as usize, seed);
+            let packing = pack(&blocks, u64::MAX);
+            check(&blocks, &packing);
+            assert_eq!(packing.places, pack(&blocks, u64::MAX).places);
+            assert!(packing.total() >= live_peak(&blocks));
+            let tight = pack(&blocks, 1 << 18);
+            check(&blocks, &tight);
+            let largest = blocks.iter().map(|b| b.bytes).max().unwrap();
+            assert!(tight.buffers.iter().all(|b| *b <= largest.max(1 << 18)));
+        }
+    }
+
+    #[test]
+    fn blocks_lie_side_by_side_up_to_the_limit() {
+        let blocks = [block(0, 1, 10, &[]), block(2, 3, 8, &[]), block(2, 3, 6, &[])];
+        assert_eq!(live_peak(&blocks), 14);
+        assert_eq!(pack(&blocks, 100).buffers, [14]);
+        assert_eq!(pack(&blocks, 10).buffers, [10, 6]);
+        let foes = [block(0, 1, 10, &[]), block(2, 3, 8, &[2]), block(2, 3, 6, &[1])];
+        assert_eq!(pack(&foes, 100).buffers, [10, 6]);
+        assert!(pack(&[], 100).buffers.is_empty());
+    }
+
+    #[test]
+    fn searching_improves_what_is_far_from_the_live_peak() {
+        let mut searched = 0;
+        for seed in 0..12 {
+            let blocks = chain(120, seed);
+            let mut packer = Packer::new(&blocks, u64::MAX);
+            let first = orders(&blocks).map(|o| [true, false].map(|g| packer.place(&o, g).total()));
+            let (first, least) = (*first.as_flattened().iter().min().unwrap(), live_peak(&blocks));
+            let found = pack(&blocks, u64::MAX).total();
+            if first > least + least / 40 {
+                assert!(found < first, "chain {seed}: {found} bytes, {least} at least");
+                searched += 1;
+            }
+        }
+        assert!(searched >= 3);
+    }
+}

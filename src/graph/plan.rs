@@ -106,6 +106,8 @@ pub struct Plan {
 pub struct PlanReport {
     /// Bytes of all slots.
     pub slots: u64,
+    /// Number of slots: buffers that tensors share.
+    pub buffers: usize,
     /// Bytes of inputs, outputs and state.
     pub pinned: u64,
     /// Bytes of one 32-bit copy of the parameters.
@@ -116,7 +118,7 @@ pub struct PlanReport {
     /// Bytes of the parameters that inference keeps: those that are read as
     /// half in that form only.
     pub params_inference: u64,
-    /// Largest sum of tensors alive at once: no plan can need less.
+    /// Largest sum of tensors alive at once: no assignment to slots can need less.
     pub lower_bound: u64,
     /// Largest single binding.
     pub largest_binding: u64,
@@ -184,6 +186,7 @@ impl Plan {
         let pinned = used.iter().map(|id| &self.tensors[id.index()]);
         PlanReport {
             slots: self.slots.sizes.iter().sum(),
+            buffers: self.slots.sizes.len(),
             pinned: pinned.filter(|t| t.storage == Storage::Pinned).map(TensorInfo::bytes).sum(),
             params: self.params.bytes(),
             params_half: self.params.packed_bytes(),

@@ -123,7 +123,8 @@ impl Kernel {
         defines: &'a [i64],
     ) -> impl Iterator<Item = (u32, Binding)> + 'a {
         let in_place = self.define(defines, "INPLACE") != 0;
-        let overwrites = |b: &Binding| self.bindings.iter().any(|o| o.overwritten_by == Some(b.name));
+        let overwrites =
+            |b: &Binding| self.bindings.iter().any(|o| o.overwritten_by == Some(b.name));
         self.bindings.iter().enumerate().filter_map(move |(i, b)| {
             let on = b.when.is_none_or(|w| self.define(defines, w) != 0)
                 && !(in_place && b.overwritten_by.is_some());

@@ -354,8 +354,7 @@ pub(super) fn launch_backward_weight(
     let splits = rows.div_ceil(rows_per_split);
     let weights = taps * g.cin * g.cout;
     // One split needs no sum: it is the gradient.
-    let partial =
-        (splits > 1).then(|| lower.temp("partial", &[splits as usize, weights + g.cout]));
+    let partial = (splits > 1).then(|| lower.temp("partial", &[splits as usize, weights + g.cout]));
     let result = RESULTS[if partial.is_some() { 0 } else { 1 + usize::from(acc) }];
     let p = g.params(0, 0);
     let wp = WeightParams {

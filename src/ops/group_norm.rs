@@ -23,7 +23,7 @@
 use super::pixels::{Blocks, wanted_invocations};
 use super::{GROUP, groups};
 use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId, bucket};
-use crate::kernel::{Kernel, accumulate, read, read_write, write};
+use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
 
 params! {
@@ -95,9 +95,9 @@ static SUMS: Kernel = Kernel {
     defines: &["VEC", "SILU", "EMB", "ACC", "IN", "OUT", "FINISH", "WALK", "HALF_X", "HALF_Y"],
 };
 
-// dweight and dbias are read only with ACC_PARAMS, but a kernel has one flag
-// for `accumulate`; parameter gradients share no memory, so the promise of a
-// full write is not missed.
+// dweight and dbias are read with ACC_PARAMS, but a kernel has one flag for
+// `accumulate`. What is added to are gradients of parameters, which share no memory
+// and live on from launch to launch whatever is said here.
 static GRADS: Kernel = Kernel {
     name: "group_norm_grads",
     source: include_str!("../../shaders/group_norm_grads.wgsl"),
@@ -107,8 +107,8 @@ static GRADS: Kernel = Kernel {
         read("coefs"),
         read("sums"),
         accumulate("dx").half("HALF_X"),
-        read_write("dweight"),
-        read_write("dbias"),
+        write("dweight"),
+        write("dbias"),
     ],
     params: GradsParams::FIELDS,
     defines: &["VEC", "SILU", "ACC", "ACC_PARAMS", "INPLACE", "HALF_X", "HALF_Y"],

@@ -11,9 +11,7 @@ use super::TrainConfig;
 use super::wiring::{Inputs, Noise, Term, Wiring, vb_scale, wire};
 use crate::diffusion::{DiffusionConfig, QSampleCoefs, SpacedSchedule, Tables, check_labels};
 use crate::gpu::Caps;
-use crate::graph::{
-    DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
-};
+use crate::graph::{DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId};
 use crate::model::ModelConfig;
 use crate::ops::{self, AdamW, LossScale, OptimizerTensors};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
@@ -230,16 +228,16 @@ fn lower_micro(
 ///
 /// # Errors
 /// As [`TrainStep::new`].
-pub fn plan_report(
+pub fn plan_step(
     caps: &Caps,
     model: &ModelConfig,
     diffusion: &DiffusionConfig,
     config: &TrainConfig,
-) -> Result<PlanReport> {
+) -> Result<Plan> {
     let mut graph = Graph::new();
     let n = config.micro_batch;
     let wiring = wire(model, diffusion, config, n, Noise::Drawn, true, &mut graph)?;
-    Ok(lower_micro(caps, &graph, &wiring, config.half, false)?.0.report())
+    Ok(lower_micro(caps, &graph, &wiring, config.half, false)?.0)
 }
 
 /// The flat buffers of a training run.

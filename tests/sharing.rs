@@ -1,0 +1,68 @@
+//! Sharing memory changes no bit: networks whose tensors lie in shared buffers, full of
+//! NaN at first, against the same with a buffer for each tensor.
+
+mod common;
+mod harness;
+mod tiny;
+
+use demist::graph::{DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId};
+use demist::model::{UNetConfig, UNetInputs, build};
+use demist::runtime::{CompileOptions, FlatBuffers, Program};
+use tiny::{SIDE, bits, context, dense, unet};
+
+/// Two levels with attention and adaptive norms, so tensors of many sizes.
+fn model() -> UNetConfig {
+    UNetConfig { channel_mult: vec![1.0, 2.0], attention_resolutions: vec![2], ..unet() }
+}
+
+/// The output, the image's gradient and all parameter gradients, as bits.
+fn computed(half: bool, levels: u32, options: PlanOptions) -> (Vec<Vec<u32>>, Plan) {
+    let (ctx, n) = (context(), 2);
+    let mut g = Graph::new();
+    (g.half, g.recompute_levels) = (half, levels);
+    let image = [n, SIDE, SIDE, 3];
+    let x = g.input("x", &image, DType::F32);
+    let t = g.input("t", &[n], DType::F32);
+    let y = g.input("y", &[n], DType::U32);
+    let given = UNetInputs { x, t, y: Some(y), low_res: None, rng: None };
+    let out = build(&model(), &mut g, given).unwrap();
+    let shape = g.shape(out).to_vec();
+    let seed = g.input("seed", &shape, DType::F32);
+    let mut lower = Lower::new(&g, &ctx.gpu.caps);
+    lower.forward().unwrap();
+    lower.backward(&[(out, seed)], &[x]).unwrap();
+    let keep: [TensorId; 2] = [out, lower.grad(x).unwrap()];
+    let plan = Plan::new(&g, lower, &keep, options).unwrap();
+    let layout = ParamLayout::of(&g, ctx.gpu.caps.max_binding);
+    let kinds = [FlatKind::Weights, FlatKind::Half, FlatKind::Grads];
+    let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds).unwrap();
+    flat.write(ctx.gpu, FlatKind::Weights, &g.params, &dense(&g.params, "sharing.")).unwrap();
+    let poisoned = CompileOptions { poison: true, ..Default::default() };
+    let program = Program::compile(ctx, plan.clone(), &flat, poisoned).unwrap();
+    let values = |id: TensorId, name| common::hash_u(name, g.shape(id).iter().product());
+    program.write(ctx.gpu, x, &values(x, "image")).unwrap();
+    program.write(ctx.gpu, seed, &values(seed, "seed")).unwrap();
+    program.write(ctx.gpu, t, &[20.0f32, 700.0]).unwrap();
+    program.write(ctx.gpu, y, &[0u32, 1]).unwrap();
+    program.run(ctx.gpu).unwrap();
+    let mut found = program.read(ctx.gpu, &keep).unwrap();
+    found.extend(flat.read(ctx.gpu, FlatKind::Grads, &g.params).unwrap());
+    (found.iter().map(|v| bits(v)).collect(), plan)
+}
+
+#[test]
+fn shared_buffers_and_gradients_in_place_change_no_bit() {
+    for (half, levels) in [(false, 0), (false, 0b11), (true, 0), (true, 0b01)] {
+        let (want, apart) = computed(half, levels, PlanOptions { no_reuse: true });
+        let (got, shared) = computed(half, levels, PlanOptions::default());
+        let in_place = |plan: &Plan| {
+            let of = |d: &demist::graph::Dispatch| d.kernel.define(&d.defines, "INPLACE");
+            plan.dispatches.iter().map(of).sum::<i64>()
+        };
+        assert!(in_place(&shared) > 5 && in_place(&apart) == 0);
+        assert!(shared.slots.of.values().any(|place| place.offset > 0));
+        assert!(shared.report().slots * 2 < apart.report().slots);
+        assert!(want.iter().all(|v| v.iter().any(|b| b << 1 != 0)), "all gradients are there");
+        assert!(got == want, "half {half}, levels {levels:#b}");
+    }
+}
