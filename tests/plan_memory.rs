@@ -31,15 +31,17 @@ fn config(half: bool, recompute_levels: u32) -> TrainConfig {
     TrainConfig { micro_batch: 1, batch_size: 1, half, recompute_levels, ..Default::default() }
 }
 
-/// Checks a plan and that its slots are within `ratio` of the live set.
-fn judge(what: &str, plan: &Plan, ratio: f64) {
+/// Checks a plan and that its slots are within a tenth of the live set.
+fn judge(what: &str, plan: &Plan) {
     verify_slots(&plan.tensors, &plan.dispatches, &plan.slots)
         .unwrap_or_else(|e| panic!("{what}: {e}"));
     let PlanReport { slots, lower_bound, buffers, .. } = plan.report();
     let found = slots as f64 / lower_bound as f64;
+    let opened = plan.dispatches.iter().filter(|d| d.opened != 0).count();
     println!("{what}: {slots} bytes in {buffers} buffers, {found:.4} of the live set");
+    println!("{what}: {opened} of {} launches opened", plan.dispatches.len());
     assert!(lower_bound > 0 && slots >= lower_bound, "{what}: {slots} below {lower_bound}");
-    assert!(found <= ratio, "{what}: {slots} bytes for a live set of {lower_bound}");
+    assert!(found <= 1.1, "{what}: {slots} bytes for a live set of {lower_bound}");
 }
 
 #[test]
@@ -51,7 +53,7 @@ fn inference_is_within_a_tenth_of_the_live_set() {
         for half in [false, true].into_iter().take(halves) {
             for batch in [1, 4] {
                 let plan = inference(&boundless(), &model, batch, half);
-                judge(&format!("{name}, batch {batch}, half {half}"), &plan, 1.10);
+                judge(&format!("{name}, batch {batch}, half {half}"), &plan);
             }
         }
     }
@@ -64,12 +66,8 @@ fn training_is_within_a_tenth(recompute_levels: u32) {
         for half in [false, true] {
             let config = config(half, recompute_levels);
             let plan = plan_step(&boundless(), &model, &diffusion, &config).unwrap();
-            // The 32x32 networks keep less than what their weights' gradients are summed
-            // in, which hardly leaves a choice: a few MiB beside gigabytes of parameters.
-            let hard = half && recompute_levels == RECOMPUTED && name.contains("cifar10");
-            let ratio = if hard { 1.12 } else { 1.10 };
             let what = format!("{name}, training, half {half}, levels {recompute_levels:#x}");
-            judge(&what, &plan, ratio);
+            judge(&what, &plan);
         }
     }
 }
@@ -105,7 +103,7 @@ fn shared_buffers_keep_to_the_limits_of_every_device() {
     let caps = Caps::default();
     let model = ModelConfig::UNet(preset("256x256_diffusion").unwrap());
     let plan = inference(&caps, &model, 1, false);
-    judge("within default limits", &plan, 1.10);
+    judge("within default limits", &plan);
     let largest = plan.slots.sizes.iter().max().unwrap();
     assert!(*largest <= caps.max_buffer, "{largest}");
     // Tensors lie side by side, where any device can bind them.

@@ -40,7 +40,7 @@ fn training_plan(depth: usize, checkpoint: bool, options: PlanOptions) -> Plan {
 fn plans_pass_the_independent_verifier() {
     for checkpoint in [false, true] {
         for no_reuse in [false, true] {
-            let plan = training_plan(5, checkpoint, PlanOptions { no_reuse });
+            let plan = training_plan(5, checkpoint, PlanOptions { no_reuse, ..Default::default() });
             verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
         }
     }
@@ -48,7 +48,7 @@ fn plans_pass_the_independent_verifier() {
 
 /// What the verifier says to a plan whose slots were changed.
 fn faulty(change: impl Fn(&mut Slots)) -> String {
-    let mut plan = training_plan(3, false, PlanOptions { no_reuse: true });
+    let mut plan = training_plan(3, false, PlanOptions { no_reuse: true, ..Default::default() });
     change(&mut plan.slots);
     verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap_err()
 }
@@ -112,7 +112,10 @@ fn a_gradient_overwrites_the_one_it_is_made_of() {
         let dx = d.bindings.iter().find(|b| b.0 == 5).unwrap().2;
         (d.kernel.define(&d.defines, "INPLACE"), d.bindings.len(), dx)
     };
-    let (inside, apart) = (normed(PlanOptions::default()), normed(PlanOptions { no_reuse: true }));
+    let (inside, apart) = (
+        normed(PlanOptions::default()),
+        normed(PlanOptions { no_reuse: true, ..Default::default() }),
+    );
     assert_eq!(grads(&inside), (1, 6, Access::ReadWrite));
     assert_eq!(grads(&apart), (0, 7, Access::Write));
     for plan in [&inside, &apart] {
@@ -125,7 +128,7 @@ fn a_gradient_overwrites_the_one_it_is_made_of() {
 #[test]
 fn slots_are_shared_and_near_the_lower_bound() {
     let shared = training_plan(6, false, PlanOptions::default());
-    let apart = training_plan(6, false, PlanOptions { no_reuse: true });
+    let apart = training_plan(6, false, PlanOptions { no_reuse: true, ..Default::default() });
     let (shared, apart) = (shared.report(), apart.report());
     assert!(shared.slots < apart.slots, "{} of {}", shared.slots, apart.slots);
     assert!(shared.slots >= shared.lower_bound);

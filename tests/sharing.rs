@@ -5,7 +5,9 @@ mod common;
 mod harness;
 mod tiny;
 
-use demist::graph::{DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId};
+use demist::graph::{
+    DType, Dispatch, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
+};
 use demist::model::{UNetConfig, UNetInputs, build};
 use demist::runtime::{CompileOptions, FlatBuffers, Program};
 use tiny::{SIDE, bits, context, dense, unet};
@@ -50,19 +52,33 @@ fn computed(half: bool, levels: u32, options: PlanOptions) -> (Vec<Vec<u32>>, Pl
     (found.iter().map(|v| bits(v)).collect(), plan)
 }
 
+/// Dispatches that work in place, and that bind what they read as writable.
+fn counts(plan: &Plan) -> (usize, usize) {
+    let in_place = |d: &&Dispatch| d.kernel.define(&d.defines, "INPLACE") != 0;
+    let opened = |d: &&Dispatch| d.opened != 0;
+    (plan.dispatches.iter().filter(in_place).count(), plan.dispatches.iter().filter(opened).count())
+}
+
 #[test]
 fn shared_buffers_and_gradients_in_place_change_no_bit() {
     for (half, levels) in [(false, 0), (false, 0b11), (true, 0), (true, 0b01)] {
-        let (want, apart) = computed(half, levels, PlanOptions { no_reuse: true });
-        let (got, shared) = computed(half, levels, PlanOptions::default());
-        let in_place = |plan: &Plan| {
-            let of = |d: &demist::graph::Dispatch| d.kernel.define(&d.defines, "INPLACE");
-            plan.dispatches.iter().map(of).sum::<i64>()
-        };
-        assert!(in_place(&shared) > 5 && in_place(&apart) == 0);
+        let of = |no_reuse, open| computed(half, levels, PlanOptions { no_reuse, open });
+        let (want, apart) = of(true, false);
+        assert_eq!(counts(&apart), (0, 0));
+        assert!(want.iter().all(|v| v.iter().any(|b| b << 1 != 0)), "all gradients are there");
+        let (got, shared) = of(false, false);
+        assert!(counts(&shared).0 > 5 && counts(&shared).1 == 0, "{:?}", counts(&shared));
         assert!(shared.slots.of.values().any(|place| place.offset > 0));
         assert!(shared.report().slots * 2 < apart.report().slots);
-        assert!(want.iter().all(|v| v.iter().any(|b| b << 1 != 0)), "all gradients are there");
         assert!(got == want, "half {half}, levels {levels:#b}");
+        let (got, opened) = of(false, true);
+        assert!(counts(&opened).1 > 5, "{:?}", counts(&opened));
+        assert!(opened.report().slots <= shared.report().slots);
+        verify_slots(&opened.tensors, &opened.dispatches, &opened.slots).unwrap();
+        assert!(got == want, "half {half}, levels {levels:#b}, opened");
+        let mut closed = opened.dispatches.clone();
+        closed.iter_mut().for_each(|d| d.opened = 0);
+        let fault = verify_slots(&opened.tensors, &closed, &opened.slots).unwrap_err();
+        assert!(fault.contains("read and written"), "{fault}");
     }
 }

@@ -1,18 +1,24 @@
 //! Memory: tensors share buffers.
 //!
 //! Tensors alive at different times may lie in the same bytes, and tensors alive at
-//! the same time side by side in one buffer. What forbids more is that wgpu tracks
-//! usage per buffer: a dispatch may not read one range of a buffer and write another.
+//! the same time side by side in one buffer. What speaks against more is that wgpu
+//! tracks usage per buffer: a dispatch may not read one range of a buffer and write
+//! another, unless what it reads is bound as writable, too ([`Dispatch::opened`]), which
+//! takes a pipeline of its own. So this is done where memory asks for it only.
 //! One tensor a buffer would need up to 1.47 times the live set on the published
 //! networks, since a buffer made for a large image holds one small one just as well.
 
 use super::packing::{Block, live_peak, pack};
-use super::{Dispatch, Storage, TensorId, TensorInfo};
+use super::{Dispatch, PlanOptions, Storage, TensorId, TensorInfo};
 use crate::kernel::Access;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Alignment of tensors in a buffer: the largest that a device may ask for.
 const ALIGN: u64 = 256;
+
+/// What slots may waste before bindings are opened: a tenth of the live set, or little.
+const WASTE: u64 = 10;
+const LITTLE: u64 = 1 << 20;
 
 /// A tensor's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +40,26 @@ pub struct Slots {
     pub lower_bound: u64,
 }
 
+impl Slots {
+    /// The bindings that `d` only reads in slots that it writes, see [`Dispatch::opened`].
+    pub(super) fn opened(&self, d: &Dispatch) -> u32 {
+        let slot = |id| self.of.get(id).map(|place| place.slot);
+        let written: Vec<usize> =
+            d.bindings.iter().filter(|b| b.2 != Access::Read).filter_map(|b| slot(&b.1)).collect();
+        let opened = d.bindings.iter().filter(|b| b.2 == Access::Read);
+        let opened = opened.filter(|b| slot(&b.1).is_some_and(|s| written.contains(&s)));
+        opened.fold(0, |bits, b| bits | 1 << b.0)
+    }
+}
+
 /// The tensors that live in slots, with first and last use, and their true sizes.
-/// What a dispatch writes is a foe of what it reads.
-fn blocks(tensors: &[TensorInfo], dispatches: &[Dispatch]) -> BTreeMap<TensorId, Block> {
+/// What a dispatch writes is a foe of what it reads; if bindings may be `opened`, only
+/// where it reads a tensor twice, since writable ranges must not overlap.
+fn blocks(
+    tensors: &[TensorInfo],
+    dispatches: &[Dispatch],
+    opened: bool,
+) -> BTreeMap<TensorId, Block> {
     let mut found: BTreeMap<TensorId, Block> = BTreeMap::new();
     for (at, d) in dispatches.iter().enumerate() {
         for (_, id, _) in &d.bindings {
@@ -49,7 +72,11 @@ fn blocks(tensors: &[TensorInfo], dispatches: &[Dispatch]) -> BTreeMap<TensorId,
         }
     }
     let index: HashMap<TensorId, u32> = found.keys().copied().zip(0..).collect();
-    for d in dispatches {
+    let twice = |d: &Dispatch| {
+        let mut seen = BTreeSet::new();
+        d.bindings.iter().any(|b| !seen.insert(b.1))
+    };
+    for d in dispatches.iter().filter(|d| !opened || twice(d)) {
         let of = |written: bool| {
             let wanted = d.bindings.iter().filter(move |b| (b.2 != Access::Read) == written);
             wanted.map(|b| b.1).filter(|id| index.contains_key(id)).collect::<BTreeSet<_>>()
@@ -66,23 +93,36 @@ fn blocks(tensors: &[TensorInfo], dispatches: &[Dispatch]) -> BTreeMap<TensorId,
     found
 }
 
-/// Places all tensors; no slot has more than `limit` bytes unless a tensor has. With
-/// `no_reuse` each gets a slot of its own.
+/// Places all tensors; no slot has more than `limit` bytes unless a tensor has.
 pub fn assign_slots(
     tensors: &[TensorInfo],
     dispatches: &[Dispatch],
     limit: u64,
-    no_reuse: bool,
+    options: PlanOptions,
 ) -> Slots {
-    let (ids, mut blocks): (Vec<_>, Vec<_>) = blocks(tensors, dispatches).into_iter().unzip();
-    let lower_bound = live_peak(&blocks);
-    for b in &mut blocks {
-        b.bytes = b.bytes.max(1).next_multiple_of(ALIGN);
-    }
-    let (sizes, places): (Vec<u64>, Vec<(usize, u64)>) = if no_reuse {
-        (blocks.iter().map(|b| b.bytes).collect(), (0..blocks.len()).map(|i| (i, 0)).collect())
+    let of = |opened| -> (Vec<TensorId>, Vec<Block>) {
+        blocks(tensors, dispatches, opened).into_iter().unzip()
+    };
+    let aligned = |mut blocks: Vec<Block>| {
+        for b in &mut blocks {
+            b.bytes = b.bytes.max(1).next_multiple_of(ALIGN);
+        }
+        blocks
+    };
+    let (ids, strict) = of(false);
+    let lower_bound = live_peak(&strict);
+    let strict = aligned(strict);
+    let (sizes, places): (Vec<u64>, Vec<(usize, u64)>) = if options.no_reuse {
+        (strict.iter().map(|b| b.bytes).collect(), (0..strict.len()).map(|i| (i, 0)).collect())
     } else {
-        let packing = pack(&blocks, limit);
+        let mut packing = pack(&strict, limit);
+        let bearable = if options.open { 0 } else { (lower_bound / WASTE).max(LITTLE) };
+        if packing.total() > lower_bound + bearable {
+            let open = pack(&aligned(of(true).1), limit);
+            if open.total() < packing.total() {
+                packing = open;
+            }
+        }
         (packing.buffers, packing.places)
     };
     let places = places.into_iter().map(|(slot, offset)| Place { slot, offset });
@@ -90,8 +130,8 @@ pub fn assign_slots(
 }
 
 /// Independent check of an assignment: replays the dispatches and reports the first
-/// read of a tensor that was overwritten or never written, tensors of one dispatch
-/// that overlap, and a slot that a dispatch both reads and writes.
+/// read of a tensor that was overwritten or never written, writable bindings of one
+/// dispatch that overlap, and a slot that a dispatch binds both for reading and as writable.
 pub fn verify_slots(
     tensors: &[TensorInfo],
     dispatches: &[Dispatch],
@@ -100,8 +140,9 @@ pub fn verify_slots(
     // What each slot holds: offset, end and tensor.
     let mut holds: Vec<Vec<(u64, u64, TensorId)>> = vec![Vec::new(); slots.sizes.len()];
     for d in dispatches {
-        let mut bound: Vec<(Place, u64, TensorId, bool)> = Vec::new();
-        for (_, id, access) in &d.bindings {
+        // Place, end, whether it is bound as writable, and the tensor if it is written.
+        let mut bound: Vec<(Place, u64, bool, Option<TensorId>)> = Vec::new();
+        for (number, id, access) in &d.bindings {
             let info = &tensors[id.index()];
             let Some(place) = slots.of.get(id).copied() else { continue };
             let (slot, end) = (place.slot, place.offset + info.bytes());
@@ -113,27 +154,28 @@ pub fn verify_slots(
                 return fault(format!("lies at {}, which no binding can begin at", place.offset));
             }
             let written = *access != Access::Read;
-            for (p, e, other, w) in &bound {
+            let writable = written || d.opened >> number & 1 == 1;
+            for (p, e, w, _) in bound.iter().filter(|b| b.0.slot == slot) {
                 let apart = *e <= place.offset || end <= p.offset;
-                if p.slot != slot || (other == id && *w == written) {
-                    continue;
-                }
-                if *w != written {
+                if *w != writable {
                     return fault(format!("shares slot {slot}, which is read and written"));
                 }
-                if !apart {
-                    return fault(format!("shares bytes of slot {slot} with another tensor"));
+                // What is only read may be bound twice.
+                if !apart && (writable || (*p, *e) != (place, end)) {
+                    return fault(format!("shares bytes of slot {slot} with another binding"));
                 }
             }
             if *access != Access::Write && !holds[slot].contains(&(place.offset, end, *id)) {
                 return fault(format!("is read, but slot {slot} does not hold it"));
             }
-            bound.push((place, end, *id, written));
+            bound.push((place, end, writable, written.then_some(*id)));
         }
-        for (place, end, id, _) in bound.into_iter().filter(|b| b.3) {
-            let held = &mut holds[place.slot];
-            held.retain(|h| h.1 <= place.offset || end <= h.0);
-            held.push((place.offset, end, id));
+        for (place, end, _, id) in bound {
+            if let Some(id) = id {
+                let held = &mut holds[place.slot];
+                held.retain(|h| h.1 <= place.offset || end <= h.0);
+                held.push((place.offset, end, id));
+            }
         }
     }
     Ok(())

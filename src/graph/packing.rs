@@ -47,7 +47,7 @@ pub(super) struct Packing {
 }
 
 impl Packing {
-    fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.buffers.iter().sum()
     }
 }

@@ -71,6 +71,9 @@ pub struct Dispatch {
     pub params: Vec<u8>,
     /// Binding number, tensor, use.
     pub bindings: Vec<(u32, TensorId, Access)>,
+    /// Bit n set: binding n, which is only read, is bound as writable, since the launch
+    /// writes elsewhere in its buffer.
+    pub opened: u32,
     /// Workgroups in all.
     pub groups: u64,
     /// Which node it belongs to.
@@ -84,6 +87,9 @@ pub struct Dispatch {
 pub struct PlanOptions {
     /// Give every tensor its own slot and overwrite none (to find aliasing faults).
     pub no_reuse: bool,
+    /// Bind what is read as writable wherever that saves memory, however little, instead
+    /// of where more than a tenth is wasted (to find faults in this).
+    pub open: bool,
 }
 
 /// A static program: built once, replayed for every step.
@@ -155,7 +161,10 @@ impl Plan {
             work_in_place(&tensors, &mut dispatches);
         }
         let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
-        let slots = assign_slots(&tensors, &dispatches, caps.max_buffer, options.no_reuse);
+        let slots = assign_slots(&tensors, &dispatches, caps.max_buffer, options);
+        for d in &mut dispatches {
+            d.opened = slots.opened(d);
+        }
         let plan = Plan { tensors, dispatches, slots, params, choices };
         plan.check_limits(&caps)?;
         Ok(plan)

@@ -11,7 +11,7 @@ mod compose;
 mod reflect;
 
 pub use compose::{compose, parse};
-pub use reflect::check;
+pub use reflect::{check, open};
 
 /// How a shader uses a storage binding. `Write` promises that the kernel
 /// defines every element and reads none; `ReadWrite` keeps the old contents

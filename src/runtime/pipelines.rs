@@ -2,13 +2,14 @@
 
 use crate::gpu::Gpu;
 use crate::graph::Dispatch;
-use crate::kernel::{Access, Kernel, check, compose, parse};
+use crate::kernel::{Access, Kernel, check, compose, open, parse};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-type Key = (&'static str, Vec<i64>);
+/// Kernel, defines, and [`Dispatch::opened`].
+type Key = (&'static str, Vec<i64>, u32);
 
 /// A compiled variant of a kernel.
 #[derive(Clone)]
@@ -50,7 +51,7 @@ impl Pipelines {
 
     /// One pipeline per dispatch, compiling what is missing on all cores.
     pub(super) fn prepare(&self, gpu: &Gpu, dispatches: &[Dispatch]) -> Result<Vec<Compiled>> {
-        let key = |d: &Dispatch| (d.kernel.name, d.defines.clone());
+        let key = |d: &Dispatch| (d.kernel.name, d.defines.clone(), d.opened);
         let mut missing: HashMap<Key, &'static Kernel> = HashMap::new();
         {
             let made = self.lock();
@@ -66,7 +67,7 @@ impl Pipelines {
             for _ in 0..workers {
                 scope.spawn(|| {
                     while let Some((key, kernel)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match self.compile(gpu, kernel, &key.1) {
+                        match self.compile(gpu, kernel, key) {
                             Ok(compiled) => {
                                 self.lock().insert(key.clone(), compiled);
                             }
@@ -86,9 +87,11 @@ impl Pipelines {
         Ok(dispatches.iter().map(|d| made[&key(d)].clone()).collect())
     }
 
-    fn compile(&self, gpu: &Gpu, kernel: &'static Kernel, defines: &[i64]) -> Result<Compiled> {
-        let module = parse(kernel, &compose(kernel, defines)?)?;
+    fn compile(&self, gpu: &Gpu, kernel: &'static Kernel, key: &Key) -> Result<Compiled> {
+        let (_, defines, opened) = key;
+        let mut module = parse(kernel, &compose(kernel, defines)?)?;
         check(kernel, defines, &module)?;
+        open(&mut module, *opened);
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module));
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
@@ -105,7 +108,7 @@ impl Pipelines {
                 )
             }
         };
-        let layout = bind_group_layout(gpu, kernel, defines);
+        let layout = bind_group_layout(gpu, kernel, defines, *opened);
         let pipeline_layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.name),
             bind_group_layouts: &[Some(&layout)],
@@ -130,7 +133,12 @@ impl Pipelines {
     }
 }
 
-fn bind_group_layout(gpu: &Gpu, kernel: &Kernel, defines: &[i64]) -> wgpu::BindGroupLayout {
+fn bind_group_layout(
+    gpu: &Gpu,
+    kernel: &Kernel,
+    defines: &[i64],
+    opened: u32,
+) -> wgpu::BindGroupLayout {
     let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
@@ -138,7 +146,7 @@ fn bind_group_layout(gpu: &Gpu, kernel: &Kernel, defines: &[i64]) -> wgpu::BindG
         count: None,
     };
     let storage = kernel.active_bindings(defines).map(|(number, b)| {
-        let read_only = b.access == Access::Read;
+        let read_only = b.access == Access::Read && opened >> number & 1 == 0;
         entry(number, wgpu::BufferBindingType::Storage { read_only })
     });
     let entries: Vec<_> =
