@@ -18,7 +18,7 @@ const ALIGN: u64 = 256;
 
 /// What slots may waste before bindings are opened: a tenth of the live set, or little.
 const WASTE: u64 = 10;
-const LITTLE: u64 = 1 << 20;
+const LITTLE: u64 = 1 << 19;
 
 /// A tensor's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
