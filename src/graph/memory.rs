@@ -41,20 +41,37 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// The bindings that `d` only reads in slots that it writes, see [`Dispatch::opened`].
-    pub(super) fn opened(&self, d: &Dispatch) -> u32 {
-        let slot = |id| self.of.get(id).map(|place| place.slot);
-        let written: Vec<usize> =
-            d.bindings.iter().filter(|b| b.2 != Access::Read).filter_map(|b| slot(&b.1)).collect();
-        let opened = d.bindings.iter().filter(|b| b.2 == Access::Read);
-        let opened = opened.filter(|b| slot(&b.1).is_some_and(|s| written.contains(&s)));
-        opened.fold(0, |bits, b| bits | 1 << b.0)
+    /// Opens bindings, see [`Dispatch::opened`], where a dispatch reads and writes one
+    /// slot. It then opens all that it reads in slots, and so do the others of its
+    /// variant, so that few pipelines are made twice.
+    pub(super) fn open(&self, dispatches: &mut [Dispatch]) {
+        let slot = |id: &TensorId| self.of.get(id).map(|place| place.slot);
+        let variant = |d: &Dispatch| (d.kernel.name, d.defines.clone());
+        let mixes = |d: &&Dispatch| {
+            let slots = |written: bool| {
+                let of = d.bindings.iter().filter(move |b| (b.2 != Access::Read) == written);
+                of.filter_map(|b| slot(&b.1)).collect::<BTreeSet<_>>()
+            };
+            !slots(true).is_disjoint(&slots(false))
+        };
+        let opened: BTreeSet<_> = dispatches.iter().filter(mixes).map(variant).collect();
+        let all = |d: &Dispatch| !binds_twice(d) && opened.contains(&variant(d));
+        for d in dispatches.iter_mut().filter(|d| all(d)) {
+            let read = d.bindings.iter().filter(|b| b.2 == Access::Read && slot(&b.1).is_some());
+            d.opened = read.fold(0, |bits, b| bits | 1 << b.0);
+        }
     }
+}
+
+/// Whether two bindings of `d` are one tensor; writable ranges must not overlap.
+fn binds_twice(d: &Dispatch) -> bool {
+    let mut seen = BTreeSet::new();
+    d.bindings.iter().any(|b| !seen.insert(b.1))
 }
 
 /// The tensors that live in slots, with first and last use, and their true sizes.
 /// What a dispatch writes is a foe of what it reads; if bindings may be `opened`, only
-/// where it reads a tensor twice, since writable ranges must not overlap.
+/// where it binds a tensor twice.
 fn blocks(
     tensors: &[TensorInfo],
     dispatches: &[Dispatch],
@@ -72,11 +89,7 @@ fn blocks(
         }
     }
     let index: HashMap<TensorId, u32> = found.keys().copied().zip(0..).collect();
-    let twice = |d: &Dispatch| {
-        let mut seen = BTreeSet::new();
-        d.bindings.iter().any(|b| !seen.insert(b.1))
-    };
-    for d in dispatches.iter().filter(|d| !opened || twice(d)) {
+    for d in dispatches.iter().filter(|d| !opened || binds_twice(d)) {
         let of = |written: bool| {
             let wanted = d.bindings.iter().filter(move |b| (b.2 != Access::Read) == written);
             wanted.map(|b| b.1).filter(|id| index.contains_key(id)).collect::<BTreeSet<_>>()

@@ -71,8 +71,8 @@ pub struct Dispatch {
     pub params: Vec<u8>,
     /// Binding number, tensor, use.
     pub bindings: Vec<(u32, TensorId, Access)>,
-    /// Bit n set: binding n, which is only read, is bound as writable, since the launch
-    /// writes elsewhere in its buffer.
+    /// Bit n set: binding n, which is only read, is bound as writable, since this launch
+    /// or another of the same variant writes elsewhere in its buffer.
     pub opened: u32,
     /// Workgroups in all.
     pub groups: u64,
@@ -162,9 +162,7 @@ impl Plan {
         }
         let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
         let slots = assign_slots(&tensors, &dispatches, caps.max_buffer, options);
-        for d in &mut dispatches {
-            d.opened = slots.opened(d);
-        }
+        slots.open(&mut dispatches);
         let plan = Plan { tensors, dispatches, slots, params, choices };
         plan.check_limits(&caps)?;
         Ok(plan)
