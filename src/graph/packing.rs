@@ -202,7 +202,12 @@ impl<'a> Packer<'a> {
             if best.is_none_or(|b| gap < b.gap) {
                 best = Some(Offer { growth, gap, buffer: 0, offset: end });
             }
-        } else if grow && best.is_none() && growth < block.bytes && top <= self.limit {
+        } else if grow
+            && best.is_none()
+            // Without foes, one large buffer is as good as two, and later more of use.
+            && (growth < block.bytes || block.foes.is_empty())
+            && top <= self.limit
+        {
             best = Some(Offer { growth, gap: 0, buffer: 0, offset: end });
         }
         best
