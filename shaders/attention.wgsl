@@ -11,6 +11,7 @@
 {% include "common.wgsl" %}
 {% from "attention_head.wgsl" import load_chunk, own_rows, store_chunk %}
 {% from "storage.wgsl" import element, half_functions %}
+{% from "uniform.wgsl" import uniform_functions %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
 
 struct Params {
@@ -24,12 +25,18 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;          // [n, heads, tokens]
 
 {{ half_functions(HALF) }}
+{{ uniform_functions(UNI) }}
 {{ load_chunk("qkv", D, VEC, HALF) }}
 {{ store_chunk("y", D, VEC, 0, HALF) }}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
 {{ own_rows(TQ, SLICES) }}
+    // What is streamed is the same for the whole workgroup (UNI: uniform.wgsl).
+    let base = uniform25(token0 * row + start);
+    let step = uniform25(row);
+    let k_off = uniform25(p.k_off);
+    let v_off = uniform25(p.v_off);
 {% for i in range(TQ) %}
     let q_at{{ i }} = (token0 + min(first + {{ i }}u, last)) * row + start;
     var top{{ i }} = -3.4e38;
@@ -51,13 +58,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endif %}
     for (var key = 0u; key < p.tokens; key += {{ TK }}u) {
 {% for j in range(TK) %}
-        let at{{ j }} = (token0 + min(key + {{ j }}u, last)) * row + start;
+        let at{{ j }} = base + uniform15(min(key + {{ j }}u, last)) * step;
 {% for i in range(TQ) %}
         var s{{ i }}_{{ j }} = 0.0;
 {% endfor %}{% endfor %}
 {% if HOLD %}
 {% for c in range(D4) %}{% for j in range(TK) %}
-        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.k_off, {{ c }}u);
+        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + k_off, {{ c }}u);
 {% for i in range(TQ) %}
         s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
 {% endfor %}{% endfor %}{% endfor %}
@@ -66,7 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% for i in range(TQ) %}
             let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
 {% endfor %}{% for j in range(TK) %}
-            let k{{ j }} = load_qkv(at{{ j }} + p.k_off, c);
+            let k{{ j }} = load_qkv(at{{ j }} + k_off, uniform10(c));
 {% for i in range(TQ) %}
             s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
 {% endfor %}{% endfor %}
@@ -86,10 +93,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
 {% for c in range(S4) %}
 {% if SLICES > 1 %}
-        let c{{ c }} = min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u);
+        let c{{ c }} = uniform10(min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u));
 {% endif %}
 {% for j in range(TK) %}
-        let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.v_off, {% if SLICES > 1 %}c{{ c }}{% else %}{{ c }}u{% endif %});
+        let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + v_off, {% if SLICES > 1 %}c{{ c }}{% else %}{{ c }}u{% endif %});
 {% endfor %}
 {% for i in range(TQ) %}
         a{{ i }}_{{ c }} = fade{{ i }} * a{{ i }}_{{ c }}{% for j in range(TK) %} + w{{ i }}_{{ j }} * v{{ j }}_{{ c }}{% endfor %};

@@ -10,6 +10,7 @@
 {% include "common.wgsl" %}
 {% from "attention_head.wgsl" import load_chunk, own_rows, store_chunk %}
 {% from "storage.wgsl" import element, half_functions %}
+{% from "uniform.wgsl" import uniform_functions %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
 
 struct Params {
@@ -25,6 +26,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> dqkv: array<{{ element(VEC, HALF) }}>;     // [n, tokens, 3 channels]
 
 {{ half_functions(HALF) }}
+{{ uniform_functions(UNI) }}
 {{ load_chunk("qkv", D, VEC, HALF) }}
 {{ load_chunk("dy", D, VEC, HALF) }}
 {{ store_chunk("dqkv", D, VEC, ACC, HALF) }}
@@ -32,6 +34,12 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
 {{ own_rows(TK, SLICES) }}
+    // What is streamed is the same for the whole workgroup (UNI: uniform.wgsl).
+    let base = uniform25(token0 * row + start);
+    let step = uniform25(row);
+    let dy_base = uniform25(token0 * p.channels + head * {{ D }}u);
+    let dy_step = uniform25(p.channels);
+    let pair_base = uniform25(pair * p.tokens);
 {% for j in range(TK) %}
     let at{{ j }} = (token0 + min(first + {{ j }}u, last)) * row + start;
 {% if HOLD %}{% for c in range(D4) %}
@@ -55,11 +63,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endif %}
     for (var query = 0u; query < p.tokens; query += {{ TQ }}u) {
 {% for i in range(TQ) %}
-        let query{{ i }} = min(query + {{ i }}u, last);
-        let q_at{{ i }} = (token0 + query{{ i }}) * row + start;
-        let g_at{{ i }} = (token0 + query{{ i }}) * p.channels + head * {{ D }}u;
-        let lse{{ i }} = lse[pair * p.tokens + query{{ i }}];
-        let d{{ i }} = delta[pair * p.tokens + query{{ i }}];
+        let query{{ i }} = uniform15(min(query + {{ i }}u, last));
+        let q_at{{ i }} = base + query{{ i }} * step;
+        let g_at{{ i }} = dy_base + query{{ i }} * dy_step;
+        let lse{{ i }} = lse[pair_base + query{{ i }}];
+        let d{{ i }} = delta[pair_base + query{{ i }}];
 {% for j in range(TK) %}
         var s{{ i }}_{{ j }} = 0.0;
         var b{{ i }}_{{ j }} = 0.0;
@@ -78,8 +86,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             let k{{ j }} = scale * load_qkv(at{{ j }} + p.k_off, c);
             let v{{ j }} = load_qkv(at{{ j }} + p.v_off, c);
 {% endfor %}{% for i in range(TQ) %}
-            let q{{ i }} = load_qkv(q_at{{ i }}, c);
-            let g{{ i }} = load_dy(g_at{{ i }}, c);
+            let q{{ i }} = load_qkv(q_at{{ i }}, uniform10(c));
+            let g{{ i }} = load_dy(g_at{{ i }}, uniform10(c));
 {% for j in range(TK) %}
             s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
             b{{ i }}_{{ j }} += dot(g{{ i }}, v{{ j }});
@@ -92,7 +100,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
 {% for c in range(S4) %}
 {% if not HOLD %}
-        let c{{ c }} = min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u);
+        let c{{ c }} = uniform10(min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u));
 {% for i in range(TQ) %}
         let q{{ i }}_{{ c }} = load_qkv(q_at{{ i }}, c{{ c }});
         let g{{ i }}_{{ c }} = load_dy(g_at{{ i }}, c{{ c }});

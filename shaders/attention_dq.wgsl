@@ -11,6 +11,7 @@
 {% include "common.wgsl" %}
 {% from "attention_head.wgsl" import load_chunk, own_rows, store_chunk %}
 {% from "storage.wgsl" import element, half_functions %}
+{% from "uniform.wgsl" import uniform_functions %}
 {% set D4 = (D + 3) // 4 %}{% set S4 = (D4 + SLICES - 1) // SLICES %}
 
 struct Params {
@@ -27,6 +28,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> dqkv: array<{{ element(VEC, HALF) }}>;     // [n, tokens, 3 channels]
 
 {{ half_functions(HALF) }}
+{{ uniform_functions(UNI) }}
 {{ load_chunk("qkv", D, VEC, HALF) }}
 {{ load_chunk("y", D, VEC, HALF) }}
 {{ load_chunk("dy", D, VEC, HALF) }}
@@ -35,6 +37,11 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
 {{ own_rows(TQ, SLICES) }}
+    // What is streamed is the same for the whole workgroup (UNI: uniform.wgsl).
+    let base = uniform25(token0 * row + start);
+    let step = uniform25(row);
+    let k_off = uniform25(p.k_off);
+    let v_off = uniform25(p.v_off);
 {% for i in range(TQ) %}
     let query{{ i }} = min(first + {{ i }}u, last);
     let q_at{{ i }} = (token0 + query{{ i }}) * row + start;
@@ -61,15 +68,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var key = 0u; key < p.tokens; key += {{ TK }}u) {
 {% for j in range(TK) %}
-        let at{{ j }} = (token0 + min(key + {{ j }}u, last)) * row + start;
+        let at{{ j }} = base + uniform15(min(key + {{ j }}u, last)) * step;
 {% for i in range(TQ) %}
         var s{{ i }}_{{ j }} = 0.0;
         var b{{ i }}_{{ j }} = 0.0;
 {% endfor %}{% endfor %}
 {% if HOLD %}
 {% for c in range(D4) %}{% for j in range(TK) %}
-        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.k_off, {{ c }}u);
-        let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.v_off, {{ c }}u);
+        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + k_off, {{ c }}u);
+        let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + v_off, {{ c }}u);
 {% for i in range(TQ) %}
         s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
         b{{ i }}_{{ j }} += dot(g{{ i }}_{{ c }}, v{{ j }}_{{ c }});
@@ -80,8 +87,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
             let g{{ i }} = load_dy(y_at{{ i }}, c);
 {% endfor %}{% for j in range(TK) %}
-            let k{{ j }} = load_qkv(at{{ j }} + p.k_off, c);
-            let v{{ j }} = load_qkv(at{{ j }} + p.v_off, c);
+            let k{{ j }} = load_qkv(at{{ j }} + k_off, uniform10(c));
+            let v{{ j }} = load_qkv(at{{ j }} + v_off, uniform10(c));
 {% for i in range(TQ) %}
             s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
             b{{ i }}_{{ j }} += dot(g{{ i }}, v{{ j }});
@@ -93,9 +100,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
 {% for c in range(S4) %}
 {% if not HOLD %}
-        let c{{ c }} = min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u);
+        let c{{ c }} = uniform10(min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u));
 {% for j in range(TK) %}
-        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + p.k_off, c{{ c }});
+        let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + k_off, c{{ c }});
 {% endfor %}{% endif %}
 {% for i in range(TQ) %}
         a{{ i }}_{{ c }} += {% for j in range(TK) %}{{ " + " if j }}ds{{ i }}_{{ j }} * k{{ j }}_{{ c }}{% endfor %};

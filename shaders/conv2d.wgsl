@@ -3,11 +3,15 @@
 //                + sum over r, s, ci of x[n, oy*stride+r-pad, ox*stride+s-pad, ci] * weight[r, s, ci, co]
 // An invocation owns TM consecutive output pixels and TN output channels in
 // registers and walks the reduction four input channels at a time.
+// UNI: a workgroup has one channel tile, so that its lanes load the weight
+// together (uniform.wgsl); with VEC cout is then a multiple of TN, without it the
+// reduction goes channel by channel.
 // HALF_X: x and weight hold halves (VEC is then set), HALF_Y: y and residual do.
 {% include "common.wgsl" %}
 {% from "conv2d_load.wgsl" import load_channels, load_weight %}
 {% from "quad.wgsl" import load %}
 {% from "storage.wgsl" import element, half_functions %}
+{% from "uniform.wgsl" import uniform_functions %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -29,6 +33,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> y: array<{{ element(VEC, HALF_Y) }}>;        // [n, oh, ow, cout]
 
 {{ half_functions(HALF_X or HALF_Y) }}
+{{ uniform_functions(UNI) }}
 {{ load_channels("x", "cin", VEC, HALF_X) }}
 {{ load_weight(VEC, HALF_X) }}
 {% if HALF_Y %}
@@ -54,15 +59,27 @@ fn store(pixel: u32, co: u32, v: vec4<f32>) {
 {% endif %}
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ WG }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let pixels = p.n * p.oh * p.ow;
+{% if UNI %}
+    let flat = flat_group(group, groups);
+    let co = uniform10(flat % p.tiles_n) * {{ TN }}u;
+    let first = ((flat / p.tiles_n) * {{ WG }}u + local) * {{ TM }}u;
+    if first >= pixels {
+        return;
+    }
+{% if VEC %}
+    let row_of_four = uniform25(p.cout >> 2u);
+{% endif %}
+{% else %}
     let tile = flat_group(group, groups) * 64u + local;
     if tile >= p.tiles {
         return;
     }
     let co = (tile % p.tiles_n) * {{ TN }}u;
     let first = (tile / p.tiles_n) * {{ TM }}u;
-    let pixels = p.n * p.oh * p.ow;
+{% endif %}
     // Image row start and the window's corner of every pixel of the tile.
     var ox = first % p.ow;
     var oy = (first / p.ow) % p.oh;
@@ -77,6 +94,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if ox == p.ow { ox = 0u; oy += 1u; if oy == p.oh { oy = 0u; image += 1u; } }
 {% endif %}
 {% endfor %}
+{% if UNI and not VEC %}
+    let last = uniform10(p.cout - 1u - co);
+    let cout = uniform10(p.cout);
+{% endif %}
 {% for m in range(TM) %}{% for j in range(TN // 4) %}
     var a{{ m }}_{{ j }} = vec4<f32>(0.0);
 {% endfor %}{% endfor %}
@@ -88,10 +109,37 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             let base{{ m }} = select(0u, ((row{{ m }} + y{{ m }} + r) * p.w + x{{ m }} + s) * p.cin, ok{{ m }});
 {% endfor %}
             var row = (r * p.kernel + s) * p.cin;
+{% if UNI and not VEC %}
+            let tap = uniform25(row * p.cout) + co;
+            for (var c = 0u; c < p.cin; c += 1u) {
+                let at = tap + uniform10(c) * cout;
+{# Past the last channel any weight will do: that product is not stored. #}
+{% for j in range(TN // 4) %}{% for k in range(4) %}
+                let w{{ j }}_{{ k }} = weight[at + min({{ 4 * j + k }}u, last)];
+{% endfor %}
+                let w{{ j }} = vec4<f32>(w{{ j }}_0, w{{ j }}_1, w{{ j }}_2, w{{ j }}_3);
+{% endfor %}
+{% for m in range(TM) %}
+                let v{{ m }} = select(0.0, x[base{{ m }} + c], ok{{ m }});
+{% for j in range(TN // 4) %}
+                a{{ m }}_{{ j }} += v{{ m }} * w{{ j }};
+{% endfor %}{% endfor %}
+            }
+{% else %}
+{% if UNI %}
+            let tap = uniform25(row * (p.cout >> 2u)) + (co >> 2u);
+{% endif %}
             for (var c = 0u; c < p.cin; c += 4u) {
+{% if UNI %}
+                let at = tap + uniform10(c >> 2u) * row_of_four * 4u;
+{% for i in range(4) %}{% for j in range(TN // 4) %}
+                let w{{ i }}_{{ j }} = {% if HALF_X %}unpack4(weight[at + {{ i }}u * row_of_four + {{ j }}u]){% else %}weight[at + {{ i }}u * row_of_four + {{ j }}u]{% endif %};
+{% endfor %}{% endfor %}
+{% else %}
 {% for i in range(4) %}{% for j in range(TN // 4) %}
                 let w{{ i }}_{{ j }} = load_w(row + {{ i }}u, co + {{ 4 * j }}u);
 {% endfor %}{% endfor %}
+{% endif %}
 {% for m in range(TM) %}
                 let v{{ m }} = select(vec4<f32>(0.0), load_x(base{{ m }}, c), ok{{ m }});
 {% for j in range(TN // 4) %}
@@ -99,6 +147,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
                 row += 4u;
             }
+{% endif %}
         }
     }
 {% for m in range(TM) %}

@@ -6,10 +6,14 @@
 // fixed order, so the result does not depend on scheduling.
 // SPLIT: there are several, which write their parts; WHOLE: the only one writes
 // (ACC: adds to) the gradients.
+// UNI: a workgroup has one tile of output channels and one split, its lanes are
+// taps and input channels; so they load dy together (uniform.wgsl), PX pixels of
+// a row a turn. cout is then a multiple of TN, the row's width one of PX.
 // HALF_X: x holds halves (VEC is then set), HALF_Y: dy does.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, store %}
 {% from "storage.wgsl" import element, half_functions %}
+{% from "uniform.wgsl" import uniform_functions %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -30,6 +34,7 @@ struct Params {
 {% endif %}
 
 {{ half_functions(HALF_X or HALF_Y) }}
+{{ uniform_functions(UNI) }}
 // Past the last channel anything will do: those products are not stored.
 {{ load("x", VEC, "p.cin", HALF_X) }}
 {{ load("dy", VEC or HALF_Y, "p.cout", HALF_Y) }}
@@ -37,8 +42,22 @@ struct Params {
 {{ store(name, VEC, ACC, "p.cout") }}
 {% endfor %}
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ WG }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let taps = p.kernel * p.kernel;
+{% if UNI %}
+    let flat = flat_group(group, groups);
+    let co = uniform10(flat % p.tiles_n) * {{ TN }}u;
+    let blocks = (taps * p.tiles_m + {{ WG - 1 }}u) / {{ WG }}u;
+    let split = (flat / p.tiles_n) / blocks;
+    let index = ((flat / p.tiles_n) % blocks) * {{ WG }}u + local;
+    let ci = (index % p.tiles_m) * {{ TM }}u;
+    let tap = index / p.tiles_m;
+    if tap >= taps {
+        return;
+    }
+    let row_of_four = uniform25(p.cout >> 2u);
+{% else %}
     let index = flat_group(group, groups) * 64u + local;
     if index >= p.tiles {
         return;
@@ -47,14 +66,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var rest = index / p.tiles_n;
     let ci = (rest % p.tiles_m) * {{ TM }}u;
     rest = rest / p.tiles_m;
-    let taps = p.kernel * p.kernel;
     let tap = rest % taps;
     let split = rest / taps;
+{% endif %}
     let r = tap / p.kernel;
     let s = tap % p.kernel;
+{% if not UNI %}
     // Columns whose input column lies inside the image.
     let ox_first = select(0u, (p.pad - s + p.stride - 1u) / p.stride, s < p.pad);
     let ox_last = min(p.ow, (p.w + p.pad - s + p.stride - 1u) / p.stride);
+{% endif %}
     let centre = r == p.pad && s == p.pad && ci == 0u;
 {% for i in range(TM) %}{% for j in range(TN // 4) %}
     var a{{ i }}_{{ j }} = vec4<f32>(0.0);
@@ -66,6 +87,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var row = split * p.rows_per_split; row < row_end; row += 1u) {
         let image = row / p.oh;
         let iy = (row % p.oh) * p.stride + r - p.pad;
+{% if UNI %}
+        let yi = uniform25(row * p.ow * (p.cout >> 2u)) + (co >> 2u);
+        let xi = (image * p.h + iy) * p.w;
+        for (var ox = 0u; ox < p.ow; ox += {{ PX }}u) {
+            let at = yi + uniform10(ox) * row_of_four;
+{% for q in range(PX) %}
+{% for j in range(TN // 4) %}
+            let g{{ q }}_{{ j }} = {% if HALF_Y %}unpack4(dy[at + {{ q }}u * row_of_four + {{ j }}u]){% else %}dy[at + {{ q }}u * row_of_four + {{ j }}u]{% endif %};
+            b{{ j }} += g{{ q }}_{{ j }};
+{% endfor %}
+            let ix{{ q }} = (ox + {{ q }}u) * p.stride + s - p.pad;
+            let ok{{ q }} = iy < p.h && ix{{ q }} < p.w;
+            let xp{{ q }} = select(0u, (xi + ix{{ q }}) * p.cin, ok{{ q }});
+{% for i in range(TM // 4) %}
+            let v{{ q }}_{{ i }} = select(vec4<f32>(0.0), load_x(xp{{ q }}, ci + {{ 4 * i }}u), ok{{ q }});
+{% endfor %}
+{% endfor %}
+{% for i in range(TM // 4) %}{% for k in range(4) %}{% for j in range(TN // 4) %}
+            a{{ 4 * i + k }}_{{ j }} += {% for q in range(PX) %}v{{ q }}_{{ i }}[{{ k }}] * g{{ q }}_{{ j }}{% if not loop.last %} + {% endif %}{% endfor %};
+{% endfor %}{% endfor %}{% endfor %}
+        }
+{% else %}
         if iy >= p.h {
             continue;
         }
@@ -84,6 +127,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             xi += p.stride * p.cin;
             yi += p.cout;
         }
+{% endif %}
     }
 {% if SPLIT %}
     let weights = taps * p.cin * p.cout;

@@ -3,10 +3,13 @@
 // where the divisions must come out even. An invocation owns TM consecutive
 // input pixels and TN input channels; the reduction runs along co, which is
 // contiguous in dy and in weight, so every product is a dot of vec4s.
+// UNI: a workgroup has one channel tile, so that its lanes load the weight
+// together (uniform.wgsl); cin is then a multiple of TN.
 // HALF_X: dx and weight hold halves (VEC is then set), HALF_Y: dy does.
 {% include "common.wgsl" %}
 {% from "conv2d_load.wgsl" import load_channels, load_weight %}
 {% from "storage.wgsl" import element, half_functions %}
+{% from "uniform.wgsl" import uniform_functions %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -20,6 +23,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> dx: array<{{ element(VEC, HALF_X) }}>;       // [n, h, w, cin]
 
 {{ half_functions(HALF_X or HALF_Y) }}
+{{ uniform_functions(UNI) }}
 {{ load_channels("dy", "cout", VEC, HALF_Y) }}
 {{ load_weight(VEC, HALF_X) }}
 
@@ -36,15 +40,25 @@ fn store(pixel: u32, ci: u32, v: vec4<f32>) {
 {% endif %}
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ WG }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let pixels = p.n * p.h * p.w;
+{% if UNI %}
+    let flat = flat_group(group, groups);
+    let ci = uniform10(flat % p.tiles_n) * {{ TN }}u;
+    let first = ((flat / p.tiles_n) * {{ WG }}u + local) * {{ TM }}u;
+    if first >= pixels {
+        return;
+    }
+    let row_of_four = uniform25(p.cout >> 2u);
+{% else %}
     let tile = flat_group(group, groups) * 64u + local;
     if tile >= p.tiles {
         return;
     }
     let ci = (tile % p.tiles_n) * {{ TN }}u;
     let first = (tile / p.tiles_n) * {{ TM }}u;
-    let pixels = p.n * p.h * p.w;
+{% endif %}
     var ix = first % p.w;
     var iy = (first / p.w) % p.h;
     var image = first / (p.w * p.h);
@@ -76,11 +90,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endif %}
             let base{{ m }} = select(0u, ((row{{ m }} + qy{{ m }}) * p.ow + qx{{ m }}) * p.cout, ok{{ m }});
 {% endfor %}
+{% if UNI %}
+            let tap = uniform25((r * p.kernel + s) * p.cin * (p.cout >> 2u)) + ci * row_of_four;
+{% else %}
             let row = (r * p.kernel + s) * p.cin + ci;
+{% endif %}
             for (var c = 0u; c < p.cout; c += 4u) {
+{% if UNI %}
+                let at = tap + uniform10(c >> 2u);
+{% for k in range(TN) %}
+                let w{{ k }} = {% if HALF_X %}unpack4(weight[at + {{ k }}u * row_of_four]){% else %}weight[at + {{ k }}u * row_of_four]{% endif %};
+{% endfor %}
+{% else %}
 {% for k in range(TN) %}
                 let w{{ k }} = load_w({% if VEC %}min(row + {{ k }}u, p.kernel * p.kernel * p.cin - 1u){% else %}row + {{ k }}u{% endif %}, c);
 {% endfor %}
+{% endif %}
 {% for m in range(TM) %}
                 let v{{ m }} = select(vec4<f32>(0.0), load_dy(base{{ m }}, c), ok{{ m }});
 {% for k in range(TN) %}

@@ -18,5 +18,6 @@ pub mod reference;
 pub mod rng;
 pub mod runtime;
 pub mod train;
+pub mod tuning;
 
 pub use error::{Error, Result};

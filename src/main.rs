@@ -27,9 +27,8 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 struct Cli {
-    /// Adapter to use: an index of `demist devices` or a part of a name.
-    #[arg(long, global = true, env = "DEMIST_DEVICE", value_name = "INDEX|NAME")]
-    device: Option<String>,
+    #[command(flatten)]
+    device: commands::DeviceArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -64,13 +63,15 @@ enum Command {
     Bench(commands::bench::Args),
     /// Show where the time of a network or of a training step goes.
     Profile(commands::profile::Args),
+    /// Measure which variant of each kernel is the fastest here, for all other commands.
+    Tune(commands::tune::Args),
     /// Train on the shipped faces for a minute, then draw from the shipped network.
     Demo(commands::demo::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let device = cli.device.as_deref();
+    let device = &cli.device;
     let outcome = match cli.command {
         Command::Devices => commands::devices::run(),
         Command::Info(args) => commands::info::run(device, &args),
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::convert::export(&args),
         Command::Bench(args) => commands::bench::run(device, &args),
         Command::Profile(args) => commands::profile::run(device, &args),
+        Command::Tune(args) => commands::tune::run(device, &args),
         Command::Demo(args) => commands::demo::run(device, &args),
     };
     match outcome {

@@ -7,9 +7,9 @@ mod harness;
 mod support;
 
 use demist::bench::{
-    Bound, Case, CaseResult, Ceilings, Direction, Effort, Limit, Profile, Report, TimeKind,
-    Variant, WORKLOADS, Work, Workload, bind, chrome_trace, compare, measure, split_label,
-    variants,
+    Bound, Case, CaseResult, Ceilings, Direction, Effort, Limit, Profile, Report, Standing,
+    TimeKind, Variant, WORKLOADS, Work, Workload, bind, chrome_trace, compare, measure,
+    split_label, variants,
 };
 use demist::gpu::{Caps, Gpu};
 use demist::graph::{CHOICES, Graph, Lower, Plan, PlanOptions, Tuning, Why, bucket};
@@ -17,7 +17,7 @@ use demist::model::ModelConfig;
 use demist::ops::{Conv2d, conv2d};
 use demist::runtime::{Clock, Context, Pipelines};
 use harness::{device, rel_err};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -300,10 +300,12 @@ fn result(workload: &str, variant: &str, median_ms: f64) -> CaseResult {
         rounds: 7,
         gflop: 0.5,
         gflops: 500.0 / median_ms,
-        gbs: 1.25,
-        percent: 33.0,
-        bound_by: Limit::Memory,
-        dispatches: 4,
+        standing: Some(Standing {
+            gbs: 1.25,
+            percent: 33.0,
+            bound_by: Limit::Memory,
+            dispatches: 4,
+        }),
         shares: Vec::new(),
     }
 }
@@ -350,6 +352,53 @@ fn reports_are_compared_case_by_case() {
             (format!("{} conv2d=tile4x4", name("W1")).as_str(), None, Some(4.0), None),
         ]
     );
+}
+
+/// What `benches/compare` wrote about PyTorch on all workloads but the large ones.
+const PYTORCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/bench_pytorch.json");
+
+#[test]
+fn reports_of_another_system_have_the_same_cases() {
+    let theirs = Report::read(Path::new(PYTORCH)).unwrap();
+    assert_eq!((theirs.program.as_str(), theirs.ceilings), ("PyTorch", None));
+    assert!(theirs.driver.starts_with("torch "), "{}", theirs.driver);
+    let light = WORKLOADS.iter().filter(|w| !w.heavy);
+    let ours: Vec<_> = light.flat_map(|w| w.directions.iter().map(move |d| (w, *d))).collect();
+    assert_eq!(theirs.cases.len(), ours.len());
+    for (case, (workload, direction)) in theirs.cases.iter().zip(&ours) {
+        let own = workload.case(*direction, false).unwrap();
+        let name = case.name();
+        assert_eq!(name, format!("{} {} {direction}", workload.id, workload.op));
+        assert_eq!((&case.shape, case.standing), (&own.shape, None), "{name}");
+    }
+
+    let place = Place::new();
+    report(vec![result("W1", "default", 2.0)]).write(&place.path("own.json")).unwrap();
+    let args = ["bench", "--compare", PYTORCH, "own.json"];
+    let out = place.run(&args).expect_success().stdout;
+    let ratio = format!("{:.3}", 2.0 / theirs.cases[1].median_ms);
+    let row = out.lines().find(|l| l.starts_with("W1 conv2d forward and backward")).unwrap();
+    assert!(row.ends_with(&ratio), "{row}");
+    assert!(out.contains("PyTorch 2.") && out.contains("demist 0."), "{out}");
+}
+
+/// The counts by which `benches/compare` makes GFLOP/s of another system's times. Ours
+/// depend a little on how a device splits sums.
+#[test]
+fn flops_of_other_systems_are_ours() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare/flops.json");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut listed: BTreeMap<String, f64> = serde_json::from_str(&text).unwrap();
+    for w in &WORKLOADS {
+        for direction in w.directions {
+            let name = format!("{} {} {direction}", w.id, w.op);
+            let theirs = listed.remove(&name).unwrap();
+            let case = w.case(*direction, false).unwrap();
+            let ours = case.plan(&caps(false), &[]).unwrap().plan.report().flops as f64;
+            assert!((theirs / ours - 1.0).abs() < 0.005, "{name}: {theirs}, not {ours}");
+        }
+    }
+    assert!(listed.is_empty(), "{listed:?}");
 }
 
 // --- profiles ----------------------------------------------------------------
@@ -448,7 +497,8 @@ fn bench_writes_report_and_chart_and_compares() {
     let report = Report::read(&place.path("x.json")).unwrap();
     assert_eq!(report.cases.len(), 2);
     for case in &report.cases {
-        let times = [case.median_ms, case.min_ms, case.gflops, case.gbs, case.percent];
+        let beside = case.standing.unwrap();
+        let times = [case.median_ms, case.min_ms, case.gflops, beside.gbs, beside.percent];
         assert!(times.iter().all(|v| v.is_finite() && *v > 0.0), "{case:?}");
         assert_eq!((case.variant.as_str(), case.chosen_by), ("default", Why::Rule));
     }

@@ -25,6 +25,8 @@ fn every_variant_compiles_for_every_backend() {
             let mut core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
             // What is measured where a device has such arithmetic.
             core.set(Capabilities::SHADER_FLOAT16, kernel.define(&defines, "F16") != 0);
+            // What is offered to a device that gains by it.
+            core.set(Capabilities::IMMEDIATES, kernel.uses_immediates(&defines));
             let info =
                 Validator::new(ValidationFlags::all(), core).validate(&module).unwrap_or_else(
                     |e| panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl)),
@@ -48,6 +50,7 @@ fn write_all(name: &str, module: &naga::Module, info: &naga::valid::ModuleInfo) 
     assert!(msl.is_ok_and(|(text, _)| text.contains("kernel void")), "{name}: MSL");
     let options = naga::back::hlsl::Options {
         fake_missing_bindings: true,
+        immediates_target: Some(naga::back::hlsl::BindTarget::default()),
         shader_model: naga::back::hlsl::ShaderModel::V6_2,
         ..Default::default()
     };

@@ -3,7 +3,7 @@
 
 use crate::gpu::{Caps, Gpu};
 use crate::graph::{
-    DType, FlatKind, Graph, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, TensorId,
+    DType, FlatKind, Graph, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, Storage, TensorId,
 };
 use crate::model::{
     ModelConfig, UNetConfig, UNetInputs, build, build_encoder, initialise, model_preset,
@@ -269,20 +269,16 @@ impl Case {
         let x = graph.input("x", &shape, if half { DType::F16 } else { DType::F32 });
         let y = describe(&mut graph, x)?;
         let mut fills = vec![(x, Fill::Noise)];
-        let mut seed = None;
-        if direction != Direction::Forward {
-            let out = graph.shape(y).to_vec();
-            let dy = graph.input("dy", &out, graph.dtype(y));
-            fills.push((dy, Fill::Noise));
-            seed = Some((y, dy));
-        }
+        let backward = direction != Direction::Forward;
+        let seed = backward.then(|| (y, add_gradient(&mut graph, &mut fills, y)));
         let wanted = seed.map(|_| x).into_iter().collect();
         let shape = shape.to_vec();
         Ok(Case { op, direction, half, shape, graph, fills, output: y, seed, wanted })
     }
 
     /// A network on `batch` images; a training step is that of a diffusion network
-    /// on the mean squared error of its first channels.
+    /// on the mean squared error of its first channels, and the backward walk alone
+    /// begins with any gradient of the result.
     ///
     /// # Errors
     /// [`Error::Config`] for impossible options and a training step of a classifier.
@@ -312,17 +308,46 @@ impl Case {
                 ("unet", build(m, g, given)?)
             }
         };
-        let mut seed = None;
-        if direction != Direction::Forward {
-            model.unet()?;
-            let target = g.input("target", &shape, DType::F32);
-            let weights = g.input("loss weights", &[batch], DType::F32);
-            fills.push((target, Fill::Noise));
-            fills.push((weights, Fill::Constant(1.0 / batch as f32)));
-            seed = Some((ops::mse(g, output, target)?, weights));
-        }
+        let mut wanted = Vec::new();
+        let seed = match direction {
+            Direction::Forward => None,
+            Direction::Backward => {
+                wanted.push(x);
+                Some((output, add_gradient(g, &mut fills, output)))
+            }
+            Direction::Step => {
+                model.unet()?;
+                let target = g.input("target", &shape, DType::F32);
+                let weights = g.input("loss weights", &[batch], DType::F32);
+                fills.push((target, Fill::Noise));
+                fills.push((weights, Fill::Constant(1.0 / batch as f32)));
+                Some((ops::mse(g, output, target)?, weights))
+            }
+        };
         let shape = shape.to_vec();
-        Ok(Case { op, direction, half, shape, graph, fills, output, seed, wanted: Vec::new() })
+        Ok(Case { op, direction, half, shape, graph, fills, output, seed, wanted })
+    }
+
+    /// Node `index` of this case's graph alone, on operands of the same shapes.
+    pub(super) fn node(&self, index: usize, direction: Direction) -> Case {
+        let op = self.graph.nodes[index].op.name();
+        let (mut graph, output) = self.graph.isolate(index);
+        let operands = graph.nodes[0].inputs.iter().copied();
+        let mut inputs: Vec<TensorId> =
+            operands.filter(|id| graph.storage(*id) == Storage::Pinned).collect();
+        inputs.sort();
+        inputs.dedup();
+        let shape = inputs.first().map_or(Vec::new(), |id| graph.shape(*id).to_vec());
+        let fill = |id: &TensorId| match graph.dtype(*id) {
+            DType::U32 => (*id, Fill::Labels(1)),
+            _ => (*id, Fill::Noise),
+        };
+        let mut fills: Vec<_> = inputs.iter().map(fill).collect();
+        inputs.retain(|id| graph.dtype(*id) != DType::U32);
+        let backward = direction != Direction::Forward;
+        let seed = backward.then(|| (output, add_gradient(&mut graph, &mut fills, output)));
+        let wanted = if backward { inputs } else { Vec::new() };
+        Case { op, direction, half: self.half, shape, graph, fills, output, seed, wanted }
     }
 
     /// Number of parameters.
@@ -338,6 +363,9 @@ impl Case {
         let mut lower = Lower::new(&self.graph, caps);
         for (op, candidate) in forced {
             lower.force(op, candidate);
+        }
+        if self.seed.is_none() {
+            lower.keep_prepared();
         }
         lower.forward()?;
         let mut results = vec![self.output];
@@ -376,19 +404,33 @@ impl Case {
     pub fn prepare(&self, ctx: Context, planned: Planned) -> Result<Prepared> {
         let Planned { plan, results, hyper } = planned;
         let gpu = ctx.gpu;
-        let flat = self.allocate(gpu, &plan)?;
-        let values = initialise(&self.graph.params, 0);
-        flat.write(gpu, FlatKind::Weights, &self.graph.params, &values)?;
+        let flat = self.weights(gpu, &plan)?;
         let program = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
-        for (id, fill) in &self.fills {
-            self.feed(gpu, &program, *id, *fill)?;
-        }
+        self.feed_all(gpu, &program)?;
         if let Some(id) = hyper {
             // The same arithmetic, but weights that stay where they are.
             program.write(gpu, id, &AdamW { lr: 0.0, ..Default::default() }.hyper(1))?;
         }
         let trains = self.direction != Direction::Forward;
         Ok(Prepared { program, flat, params: self.graph.params.clone(), results, trains })
+    }
+
+    /// Flat buffers for plans of this case, with initial weights.
+    pub(super) fn weights(&self, gpu: &Gpu, plan: &Plan) -> Result<FlatBuffers> {
+        let flat = self.allocate(gpu, plan)?;
+        let values = initialise(&self.graph.params, 0);
+        flat.write(gpu, FlatKind::Weights, &self.graph.params, &values)?;
+        Ok(flat)
+    }
+
+    /// The tensors that the host fills before a run.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = TensorId> {
+        self.fills.iter().map(|f| f.0)
+    }
+
+    /// Fills them.
+    pub(super) fn feed_all(&self, gpu: &Gpu, program: &Program) -> Result<()> {
+        self.fills.iter().try_for_each(|(id, fill)| self.feed(gpu, program, *id, *fill))
     }
 
     fn allocate(&self, gpu: &Gpu, plan: &Plan) -> Result<FlatBuffers> {
@@ -428,6 +470,14 @@ impl Case {
             _ => program.write(gpu, id, &floats),
         }
     }
+}
+
+/// An input for the gradient of `y`.
+fn add_gradient(g: &mut Graph, fills: &mut Vec<(TensorId, Fill)>, y: TensorId) -> TensorId {
+    let shape = g.shape(y).to_vec();
+    let dy = g.input("dy", &shape, g.dtype(y));
+    fills.push((dy, Fill::Noise));
+    dy
 }
 
 /// Values in [-1, 1), the same every time.

@@ -15,7 +15,7 @@ const MOST_QUEUED: usize = 32;
 const ROUND: Duration = Duration::from_millis(20);
 
 /// Rounds that are worth a median, and that are enough for one.
-const ROUNDS: std::ops::RangeInclusive<usize> = 3..=200;
+pub(super) const ROUNDS: std::ops::RangeInclusive<usize> = 3..=200;
 
 /// What counts as time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Measuring: the workloads that the `bench` command and the criterion benches
-//! share, the ceilings of a device, reports of what was measured, and where the
-//! time of a plan goes.
+//! share, the ceilings of a device, reports of what was measured, where the time
+//! of a plan goes, and which variants are fastest.
 
 mod cases;
 mod ceilings;
@@ -8,12 +8,14 @@ mod measure;
 mod report;
 mod run;
 mod trace;
+mod tune;
 
 pub use cases::{Case, Direction, Planned, Prepared, WORKLOADS, Workload};
 pub use ceilings::{Ceilings, kernels};
 pub use measure::{Effort, TimeKind, Timing, Watch, measure};
 pub use report::{
-    Bound, CaseResult, Comparison, Limit, Report, Share, Work, bind, commit, compare, now,
+    Bound, CaseResult, Comparison, Limit, Report, Share, Standing, Work, bind, compare,
 };
 pub use run::{Variant, run_case, variants};
 pub use trace::{Profile, Row, chrome_trace, split_label};
+pub use tune::{Measured, Subject, WORTHWHILE, subjects};

@@ -1,13 +1,15 @@
 //! What was measured, as a table's rows and as JSON, and how two reports differ.
+//! Reports of other systems (`benches/compare`) have the same form, without what only
+//! this program knows of a run.
 
 use super::{Ceilings, Direction, TimeKind};
 use crate::gpu::AdapterSummary;
 use crate::graph::Why;
 use crate::output::atomic;
+use crate::output::stamp::{commit, now};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A ceiling that a program can hang under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +78,19 @@ pub struct Share {
     pub share: f64,
 }
 
+/// How a case stands beside the ceilings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Bytes bound by the median time, in GB/s.
+    pub gbs: f64,
+    /// The ceiling's time as percent of the median.
+    pub percent: f64,
+    /// Which ceiling that is.
+    pub bound_by: Limit,
+    /// Launches.
+    pub dispatches: usize,
+}
+
 /// One measured case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaseResult {
@@ -105,14 +120,9 @@ pub struct CaseResult {
     pub gflop: f64,
     /// Work by the median time.
     pub gflops: f64,
-    /// Bytes bound by the median time, in GB/s.
-    pub gbs: f64,
-    /// The ceiling's time as percent of the median.
-    pub percent: f64,
-    /// Which ceiling that is.
-    pub bound_by: Limit,
-    /// Launches.
-    pub dispatches: usize,
+    /// Beside the device's ceilings; `None` in reports of other systems.
+    #[serde(flatten, default)]
+    pub standing: Option<Standing>,
     /// A network's time by op, longest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
@@ -133,6 +143,9 @@ impl CaseResult {
 /// Everything of one measuring.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// What was measured: "demist", or "PyTorch" where another system ran the workloads.
+    #[serde(default = "own_name")]
+    pub program: String,
     /// Version of the program.
     pub version: String,
     /// The commit that it was built from, if the build was told.
@@ -145,60 +158,36 @@ pub struct Report {
     pub driver: String,
     /// "vulkan", "metal", ..
     pub backend: String,
+    /// Whether variants were taken as the device is tuned.
+    #[serde(default)]
+    pub tuned: bool,
     /// What counted as time.
     pub time: TimeKind,
-    /// What the device can do at best.
-    pub ceilings: Ceilings,
+    /// What the device can do at best; `None` in reports of other systems.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceilings: Option<Ceilings>,
     /// The cases.
     pub cases: Vec<CaseResult>,
 }
 
-/// The commit that the program was built from: what the environment variable
-/// DEMIST_COMMIT held when it was compiled.
-pub fn commit() -> Option<&'static str> {
-    option_env!("DEMIST_COMMIT")
-}
-
-/// The time of day in UTC, as reports have it.
-pub fn now() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    utc(since)
-}
-
-/// Seconds since 1970 as "2026-01-31T12:00:00Z", by the Gregorian calendar.
-fn utc(seconds: u64) -> String {
-    let leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while days >= lengths[month] {
-        days -= lengths[month];
-        month += 1;
-    }
-    let (month, day) = (month + 1, days + 1);
-    let [hour, minute, second] = [rest / 3600, rest / 60 % 60, rest % 60];
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+fn own_name() -> String {
+    env!("CARGO_PKG_NAME").into()
 }
 
 impl Report {
-    /// A report of this program on a device, without cases yet.
+    /// A report of this program on a device that is not tuned, without cases yet.
     pub fn new(device: &AdapterSummary, time: TimeKind, ceilings: Ceilings) -> Report {
         Report {
+            program: own_name(),
             version: env!("CARGO_PKG_VERSION").into(),
             commit: commit().map(str::to_owned),
             date: now(),
             adapter: device.name.clone(),
             driver: device.driver.clone(),
             backend: device.backend.clone(),
+            tuned: false,
             time,
-            ceilings,
+            ceilings: Some(ceilings),
             cases: Vec::new(),
         }
     }
@@ -252,19 +241,4 @@ pub fn compare(a: &Report, b: &Report) -> Vec<Comparison> {
     names.extend(only_b);
     let row = |name: String| Comparison { a_ms: find(a, &name), b_ms: find(b, &name), name };
     names.into_iter().map(row).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::utc;
-
-    #[test]
-    fn dates_of_leap_years_and_ends_of_months() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_399), "2000-02-28T23:59:59Z");
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(1_709_251_199), "2024-02-29T23:59:59Z");
-        assert_eq!(utc(1_767_225_600), "2026-01-01T00:00:00Z");
-        assert_eq!(utc(4_107_542_400), "2100-03-01T00:00:00Z");
-    }
 }

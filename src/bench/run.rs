@@ -1,6 +1,6 @@
 //! Measuring the variants of a case.
 
-use super::report::{CaseResult, Work, bind};
+use super::report::{CaseResult, Standing, Work, bind};
 use super::{Case, Ceilings, Effort, Profile, Workload, measure};
 use crate::graph::{Plan, Why};
 use crate::runtime::{Clock, Context};
@@ -142,10 +142,12 @@ pub fn run_case(
         rounds: timing.rounds,
         gflop: work.flops as f64 / 1e9,
         gflops: per_ms(work.flops),
-        gbs: per_ms(work.bytes),
-        percent: 100.0 * bound.ms / timing.median_ms,
-        bound_by: bound.limit,
-        dispatches: work.dispatches,
+        standing: Some(Standing {
+            gbs: per_ms(work.bytes),
+            percent: 100.0 * bound.ms / timing.median_ms,
+            bound_by: bound.limit,
+            dispatches: work.dispatches,
+        }),
         shares,
     })
 }

@@ -1,15 +1,15 @@
 //! `demist bench`: how fast the kernels and whole networks are on a device, beside
 //! what the device can do at best.
 
-use super::{bar, check_room};
+use super::{DeviceArgs, bar, check_room};
 use demist::bench::{
     Case, CaseResult, Ceilings, Comparison, Effort, Report, TimeKind, Variant, WORKLOADS, Workload,
     compare, run_case,
 };
-use demist::gpu::{Caps, Gpu};
+use demist::gpu::Caps;
 use demist::graph::{Choice, shape_name};
 use demist::output::bars::{Bar, bar_chart};
-use demist::runtime::{Context, Pipelines};
+use demist::runtime::Context;
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,23 +55,24 @@ pub struct Args {
 }
 
 /// Measures and prints, or compares.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     if let [a, b] = &args.compare[..] {
         return print_comparison(a, b);
     }
-    let effort = args.effort()?;
+    let effort = effort(args.seconds, args.cpu, "case")?;
     let workloads = args.workloads()?;
-    let gpu = Gpu::open_for_measuring(device)?;
-    note!("device: {}", gpu.summary);
+    let opened = device.open_for_measuring()?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     let jobs = args.jobs(&workloads, &gpu.caps)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
     let progress = bar(jobs.len() as u64, "measuring");
     progress.set_message("the device's ceilings");
     progress.tick();
     let ceilings = Ceilings::measure(ctx, effort)?;
     print_ceilings(&ceilings);
-    let mut report = Report::new(&gpu.summary, effort.time, ceilings);
+    let mut report = Report {
+        tuned: gpu.caps.tuning.is_some(),
+        ..Report::new(&gpu.summary, effort.time, ceilings)
+    };
     let wide = jobs.iter().map(|j| j.name().len()).max().unwrap_or(0);
     say!("{}", header(wide));
     for job in &jobs {
@@ -108,6 +109,17 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// How to measure each of several things.
+pub(super) fn effort(seconds: f64, cpu: bool, each: &str) -> Result<Effort> {
+    let impossible = || Error::Config(format!("{seconds} seconds a {each} are impossible"));
+    if seconds <= 0.0 || seconds > 3600.0 {
+        return Err(impossible());
+    }
+    let budget = Duration::try_from_secs_f64(seconds).map_err(|_| impossible())?;
+    let time = if cpu { TimeKind::Processor } else { TimeKind::Elapsed };
+    Ok(Effort { budget, time })
+}
+
 /// One case to measure.
 struct Job {
     workload: &'static Workload,
@@ -140,17 +152,6 @@ impl Job {
 }
 
 impl Args {
-    fn effort(&self) -> Result<Effort> {
-        let impossible =
-            || Error::Config(format!("{} seconds a case are impossible", self.seconds));
-        if self.seconds <= 0.0 || self.seconds > 3600.0 {
-            return Err(impossible());
-        }
-        let budget = Duration::try_from_secs_f64(self.seconds).map_err(|_| impossible())?;
-        let time = if self.cpu { TimeKind::Processor } else { TimeKind::Elapsed };
-        Ok(Effort { budget, time })
-    }
-
     /// Those that are named, or all.
     fn workloads(&self) -> Result<Vec<&'static Workload>> {
         let list = |key: fn(&Workload) -> &'static str| {
@@ -239,16 +240,17 @@ fn header(wide: usize) -> String {
 }
 
 fn row(wide: usize, r: &CaseResult) -> String {
-    let ceiling = format!("{:.1} % {}", r.percent, r.bound_by);
+    let beside = r.standing.map_or(String::new(), |s| {
+        let ceiling = format!("{:.1} % {}", s.percent, s.bound_by);
+        format!("  {:>7.2}  {ceiling:>21}  {:>8}", s.gbs, s.dispatches)
+    });
     format!(
-        "{:<wide$}  {:>14}  {:>10.3}  {:>10.3}  {:>8.2}  {:>7.2}  {ceiling:>21}  {:>8}",
+        "{:<wide$}  {:>14}  {:>10.3}  {:>10.3}  {:>8.2}{beside}",
         r.name(),
         shape_name(&r.shape),
         r.median_ms,
         r.min_ms,
-        r.gflops,
-        r.gbs,
-        r.dispatches
+        r.gflops
     )
 }
 
@@ -277,12 +279,13 @@ pub(super) fn print_choice(c: &Choice) {
 }
 
 fn draw(path: &Path, report: &Report) -> Result<()> {
-    let remark = |c: &CaseResult| {
-        let (ms, gflops) = (c.median_ms, c.gflops);
-        format!("{:.1} % of {}: {ms:.3} ms, {gflops:.2} GFLOP/s", c.percent, c.bound_by)
+    let bar = |c: &CaseResult| {
+        let (ms, gflops, s) = (c.median_ms, c.gflops, c.standing?);
+        let percent = s.percent;
+        let remark = format!("{percent:.1} % of {}: {ms:.3} ms, {gflops:.2} GFLOP/s", s.bound_by);
+        Some(Bar { label: c.name(), value: percent, remark })
     };
-    let bar = |c: &CaseResult| Bar { label: c.name(), value: c.percent, remark: remark(c) };
-    let bars: Vec<Bar> = report.cases.iter().map(bar).collect();
+    let bars: Vec<Bar> = report.cases.iter().filter_map(bar).collect();
     let title = format!("demist {} on {}", report.version, report.adapter);
     bar_chart(path, &title, "percent of the binding ceiling", 100.0, &bars)
 }
@@ -292,11 +295,13 @@ fn print_comparison(a: &Path, b: &Path) -> Result<()> {
     for (name, path, r) in [("A", a, &first), ("B", b, &second)] {
         let commit = r.commit.as_deref().map_or(String::new(), |c| format!(", commit {c}"));
         say!(
-            "{name}  {}: {} ({}), {:?} time, demist {}{commit}, {}",
+            "{name}  {}: {} ({}){}, {:?} time, {} {}{commit}, {}",
             path.display(),
             r.adapter,
             r.driver,
+            if r.tuned { ", tuned" } else { "" },
             r.time,
+            r.program,
             r.version,
             r.date
         );

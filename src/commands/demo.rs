@@ -3,12 +3,11 @@
 
 use super::sampling::{Draw, Want, draw_pixels, load};
 use super::train::{open_data, train_with_bar};
-use super::{command_line, open_device, time_limit};
+use super::{DeviceArgs, command_line, open_device, time_limit};
 use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info, read_network};
 use demist::diffusion::{DiffusionConfig, LossType, SampleOptions, SpacedSchedule, VarType};
 use demist::model::{ModelConfig, UNetConfig};
 use demist::output::Grid;
-use demist::runtime::{Context, Pipelines};
 use demist::train::{RunOptions, StopFlag, TrainConfig};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -38,7 +37,7 @@ pub struct Args {
 }
 
 /// Trains, draws, and says where everything is.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let limit = time_limit(args.seconds, 1.0, "seconds")?;
     check_folder(&args.out)?;
     let shipped = args.assets.join("faces16.safetensors");
@@ -48,9 +47,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let data = args.assets.join("faces16.png");
     let dataset =
         open_data(&data, Some(info.model.image_size()), Some(info.model.in_channels()), false)?;
-    let gpu = open_device(device)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+    let opened = open_device(device)?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
 
     say!("training a new network of the shipped one's shape for {} seconds", args.seconds);
     let plain = UNetConfig {

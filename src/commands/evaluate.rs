@@ -5,14 +5,14 @@
 use super::images::{GivenImages, read_images};
 use super::latents::psnr;
 use super::sampling::{Draw, Want, draw, load, values};
-use super::{bar, check_batch, open_device, stop_on_ctrl_c};
+use super::{DeviceArgs, bar, check_batch, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
 use demist::diffusion::{SampleOptions, SpacedSchedule};
 use demist::graph::FlatKind;
 use demist::model::ModelConfig;
 use demist::output::image::{from_u8, to_u8};
 use demist::reference::resize::{ResizeShape, area, bilinear};
-use demist::runtime::{Context, FlatBuffers, Pipelines};
+use demist::runtime::{Context, FlatBuffers};
 use demist::train::{Evaluation, Evaluator, StopFlag, TrainConfig, evaluation_params};
 use demist::{Error, Result};
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ pub struct Args {
 }
 
 /// Evaluates and prints.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     if args.count == 0 || args.batch == 0 {
         return Err(Error::Config("--count and --batch must be at least 1".into()));
     }
@@ -52,9 +52,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
         SpacedSchedule::new(&info.diffusion, &args.steps)?;
     }
     let stop = stop_on_ctrl_c()?;
-    let gpu = open_device(device)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+    let opened = open_device(device)?;
+    let ctx = opened.ctx();
     let work = Work { ctx, args, info: &info, file: &file, given: &given, labels: &labels, stop };
     say!("{} images of {}", given.count, args.data.display());
     match &info.model {

@@ -1,17 +1,18 @@
 //! `demist info`: what a network is and what it needs, without allocating.
 
-use super::check_batch;
+use super::bench::print_choice;
 use super::options::parse_bytes;
 use super::sampling::boundless;
+use super::{DeviceArgs, check_batch, open_device};
 use demist::Result;
 use demist::checkpoint::{NetworkInfo, read_info};
 use demist::diffusion::{
     DiffusionConfig, GuideGraph, SamplingGraph, SamplingNeeds, released_diffusion,
 };
-use demist::gpu::human_bytes;
+use demist::gpu::{Caps, human_bytes};
 use demist::graph::{Graph, Plan, PlanReport};
 use demist::model::{EncoderConfig, ModelConfig, UNetConfig, model_preset, preset_names};
-use demist::train::{MemoryNeed, TrainConfig, fit_memory, memory_need};
+use demist::train::{MemoryNeed, TrainConfig, fit_memory, memory_need, plan_step};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `info`.
@@ -28,10 +29,14 @@ pub struct Args {
     /// Also tell what training recomputes to stay below this ("6GiB", "800MiB").
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memory: Option<u64>,
+    /// Also say which variant of a kernel the device would run for which shape, and
+    /// why; opens it.
+    #[arg(long)]
+    explain: bool,
 }
 
 /// Prints configuration, parameters, work and plan memory.
-pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let (model, diffusion) = match named(&args.file) {
         Some((model, diffusion)) => {
             say!("preset      {}", args.file.display());
@@ -48,7 +53,7 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
     // Only sizes matter here; a device may bind less, which its own plan then says.
     let caps = boundless();
     check_batch(&caps, &model, args.batch)?;
-    let (graph, plan) = inference(&model, args)?;
+    let (graph, plan) = inference(&caps, &model, args)?;
     let parameters: usize = graph.params.iter().map(|p| p.len()).sum();
     say!("parameters  {parameters} in {} tensors", graph.params.len());
     let report = plan.report();
@@ -65,12 +70,7 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
         ModelConfig::Encoder(_) => true,
     };
     if trainable {
-        let config = TrainConfig {
-            micro_batch: args.batch,
-            half: args.half,
-            batch_size: args.batch,
-            ..Default::default()
-        };
+        let config = train_config(args);
         let need = memory_need(&caps, &model, &diffusion, &config)?;
         print_plan("training", args.batch, &need.report, need.params());
         let flops = need.report.flops;
@@ -92,6 +92,27 @@ pub fn run(_device: Option<&str>, args: &Args) -> Result<()> {
             }
         }
     }
+    if args.explain { explain(device, &model, &diffusion, args, trainable) } else { Ok(()) }
+}
+
+/// Which variants a device runs, and why.
+fn explain(
+    device: &DeviceArgs,
+    model: &ModelConfig,
+    diffusion: &DiffusionConfig,
+    args: &Args,
+    trainable: bool,
+) -> Result<()> {
+    let opened = open_device(device)?;
+    let Caps { max_binding, max_buffer, .. } = boundless();
+    let caps = Caps { max_binding, max_buffer, ..opened.gpu.caps.clone() };
+    say!("variants of inference, batch {}", args.batch);
+    inference(&caps, model, args)?.1.choices.iter().for_each(print_choice);
+    if trainable {
+        say!("variants of training, batch {}", args.batch);
+        let plan = plan_step(&caps, model, diffusion, &train_config(args))?;
+        plan.choices.iter().for_each(print_choice);
+    }
     Ok(())
 }
 
@@ -106,9 +127,19 @@ fn print_recomputed(what: &str, need: &MemoryNeed, flops: u64) {
     );
 }
 
+/// A training step of one micro-batch.
+fn train_config(args: &Args) -> TrainConfig {
+    TrainConfig {
+        micro_batch: args.batch,
+        half: args.half,
+        batch_size: args.batch,
+        ..Default::default()
+    }
+}
+
 /// What drawing, or guiding, runs.
-fn inference(model: &ModelConfig, args: &Args) -> Result<(Graph, Plan)> {
-    let (caps, batch) = (boundless(), args.batch);
+fn inference(caps: &Caps, model: &ModelConfig, args: &Args) -> Result<(Graph, Plan)> {
+    let batch = args.batch;
     match model {
         ModelConfig::UNet(m) => {
             let wiring = SamplingGraph::new(
@@ -116,12 +147,12 @@ fn inference(model: &ModelConfig, args: &Args) -> Result<(Graph, Plan)> {
                 batch,
                 SamplingNeeds { half: args.half, ..Default::default() },
             )?;
-            let plan = wiring.plan(&caps)?;
+            let plan = wiring.plan(caps)?;
             Ok((wiring.graph, plan))
         }
         ModelConfig::Encoder(m) => {
             let wiring = GuideGraph::new(m, batch)?;
-            let plan = wiring.plan(&caps)?.0;
+            let plan = wiring.plan(caps)?.0;
             Ok((wiring.graph, plan))
         }
     }

@@ -5,12 +5,12 @@
 use super::images::read_images;
 use super::sample::{OutputKind, check_count, prepare_output};
 use super::sampling::{Draw, Loaded, Want, draw, draws_from_noise, load};
-use super::{command_line, open_device, stop_on_ctrl_c};
+use super::{DeviceArgs, command_line, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, read_network};
 use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
 use demist::output::image::to_u8;
 use demist::output::{Grid, npz};
-use demist::runtime::{Context, Pipelines};
+use demist::runtime::Context;
 use demist::train::StopFlag;
 use demist::{Error, Result, rng};
 use std::path::{Path, PathBuf};
@@ -106,7 +106,7 @@ fn image_shape(info: &NetworkInfo) -> (usize, usize) {
 }
 
 /// Encodes images, decodes them again and shows both.
-pub fn invert(device: Option<&str>, args: &InvertArgs) -> Result<()> {
+pub fn invert(device: &DeviceArgs, args: &InvertArgs) -> Result<()> {
     if args.count == 0 {
         return Err(Error::Config("--count must be at least 1".into()));
     }
@@ -127,9 +127,8 @@ pub fn invert(device: Option<&str>, args: &InvertArgs) -> Result<()> {
     };
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
-    let gpu = open_device(device)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+    let opened = open_device(device)?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     let want = Want { batch: given.count.min(8), ..Default::default() };
     let loaded = load(ctx, &args.file, info, &file, want)?;
     let path = DdimPath { ctx, loaded, steps: args.steps.clone(), stop };
@@ -165,7 +164,7 @@ pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Draws the images between two latents.
-pub fn interpolate(device: Option<&str>, args: &InterpolateArgs) -> Result<()> {
+pub fn interpolate(device: &DeviceArgs, args: &InterpolateArgs) -> Result<()> {
     if !(2..=MAX_FRAMES).contains(&args.frames) {
         return Err(Error::Config(format!("--frames must be at least 2, at most {MAX_FRAMES}")));
     }
@@ -187,9 +186,8 @@ pub fn interpolate(device: Option<&str>, args: &InterpolateArgs) -> Result<()> {
     let ends = [End::parse(&args.from, &info)?, End::parse(&args.to, &info)?];
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
-    let gpu = open_device(device)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+    let opened = open_device(device)?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     let want = Want { batch: args.frames.min(16), ..Default::default() };
     let loaded = load(ctx, &args.file, info, &file, want)?;
     let path = DdimPath { ctx, loaded, steps: args.steps.clone(), stop };

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod convert;
 pub mod demo;
+mod device;
 pub mod devices;
 pub mod evaluate;
 mod images;
@@ -17,20 +18,18 @@ mod sampling;
 pub mod sweep;
 pub mod train;
 pub mod train_classifier;
+pub mod tune;
+
+pub use device::DeviceArgs;
+use device::{keep_compiling, open_device, stop_flag};
 
 use demist::gpu::{Caps, Gpu, human_bytes};
 use demist::model::ModelConfig;
 use demist::train::StopFlag;
 use demist::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::sync::LazyLock;
 use std::time::Duration;
-
-/// Opens the adapter and says which one it is.
-fn open_device(selector: Option<&str>) -> Result<Gpu> {
-    let gpu = Gpu::open(selector)?;
-    note!("device: {}", gpu.summary);
-    Ok(gpu)
-}
 
 /// Refuses a batch that no plan can hold, before anything counts its bytes.
 fn check_batch(caps: &Caps, model: &ModelConfig, batch: usize) -> Result<()> {
@@ -88,9 +87,12 @@ fn time_limit(value: f64, unit: f64, name: &str) -> Result<Duration> {
     Duration::try_from_secs_f64(value * unit).map_err(|_| impossible())
 }
 
+/// All bars, so that one for compiling can stand below another.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
 /// A bar with elapsed time, ETA and a message.
 fn bar(total: u64, what: &str) -> ProgressBar {
-    let bar = ProgressBar::new(total);
+    let bar = BARS.add(ProgressBar::new(total));
     let template =
         format!("{what} {{wide_bar}} {{pos}}/{{len}}  {{elapsed}} (eta {{eta}})  {{msg}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -101,7 +103,7 @@ fn bar(total: u64, what: &str) -> ProgressBar {
 
 /// A stop flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
 fn stop_on_ctrl_c() -> Result<StopFlag> {
-    let flag = StopFlag::default();
+    let flag = stop_flag().clone();
     let handler = flag.clone();
     ctrlc::set_handler(move || {
         if handler.is_set() {

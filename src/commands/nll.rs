@@ -3,14 +3,13 @@
 use super::images::read_images;
 use super::sample::{OutputKind, prepare_output};
 use super::sampling::{upload, values};
-use super::{bar, check_batch, open_device, stop_on_ctrl_c};
+use super::{DeviceArgs, bar, check_batch, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, read_network};
 use demist::diffusion::{
     ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob, SpacedSchedule,
 };
 use demist::output::metrics::MetricsWriter;
 use demist::output::plot::{Series, Style, line_plot};
-use demist::runtime::{Context, Pipelines};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -44,7 +43,7 @@ pub struct Args {
 }
 
 /// Scores and writes.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     if args.count == 0 || args.batch == 0 {
         return Err(Error::Config("--count and --batch must be at least 1".into()));
     }
@@ -62,10 +61,9 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     }
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
-    let gpu = open_device(device)?;
+    let opened = open_device(device)?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     check_batch(&gpu.caps, &info.model, batch)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
     let plan = wiring.plan(&gpu.caps)?;
     let params = &wiring.graph.params;
     let flat = upload(ctx, &plan, params, &values(params, &args.file, &info, &file)?)?;

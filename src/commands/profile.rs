@@ -1,14 +1,13 @@
 //! `demist profile`: where the time of a network goes, launch by launch.
 
 use super::bench::print_choice;
-use super::{check_batch, check_room};
+use super::{DeviceArgs, check_batch, check_room};
 use demist::bench::{Case, Direction, Profile, Row, chrome_trace};
 use demist::checkpoint::read_info;
 use demist::diffusion::{DiffusionConfig, released_diffusion};
-use demist::gpu::Gpu;
 use demist::graph::{Choice, FlatKind};
 use demist::model::{ModelConfig, initialise, model_preset, preset_names};
-use demist::runtime::{Clock, Context, Pipelines};
+use demist::runtime::{Clock, Context};
 use demist::train::{MicroBatch, Noise, TrainConfig, TrainStep, memory_need};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -39,14 +38,12 @@ pub struct Args {
 }
 
 /// Profiles and prints.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let (model, diffusion) = network(&args.file)?;
-    let gpu = Gpu::open_for_measuring(device)?;
-    note!("device: {}", gpu.summary);
+    let opened = device.open_for_measuring()?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     check_batch(&gpu.caps, &model, args.batch)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
-    let clock = Clock::of(&gpu);
+    let clock = Clock::of(gpu);
     let (profile, choices) = match args.train {
         true => training(ctx, clock, &model, &diffusion, args)?,
         false => forward(ctx, clock, &model, args)?,
@@ -76,7 +73,7 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
 }
 
 /// The network and its process: a preset's, or those of a file.
-fn network(file: &Path) -> Result<(ModelConfig, DiffusionConfig)> {
+pub(super) fn network(file: &Path) -> Result<(ModelConfig, DiffusionConfig)> {
     let preset = file.to_str().filter(|_| !file.exists());
     if let Some((model, name)) = preset.and_then(|name| Some((model_preset(name)?, name))) {
         return Ok((model, released_diffusion(name).unwrap_or_default()));

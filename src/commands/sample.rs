@@ -3,14 +3,14 @@
 
 use super::images::{GivenImages, read_images};
 use super::sampling::{Draw, Loaded, Want, draw, draw_pixels, label_info, load};
-use super::{command_line, open_device, stop_on_ctrl_c};
+use super::{DeviceArgs, command_line, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, read_network};
 use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
 use demist::gpu::human_bytes;
 use demist::model::{check_parameters, model_params};
 use demist::output::image::{from_u8, to_u8};
 use demist::output::{Grid, image, npz};
-use demist::runtime::{Context, Pipelines};
+use demist::runtime::Context;
 use demist::train::StopFlag;
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -175,7 +175,7 @@ impl GuidanceArgs {
 const MAX_SCALE: f64 = 1e4;
 
 /// Draws and writes.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     if args.count == 0 || args.batch == 0 || args.strip == Some(0) {
         return Err(Error::Config("--count, --batch and --strip must be at least 1".into()));
     }
@@ -214,9 +214,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     let (labels, count) = choose_labels(args, &named, given.as_ref())?;
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
-    let gpu = open_device(device)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+    let opened = open_device(device)?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     let want = Want {
         batch: args.batch.min(count),
         keep_x0: args.strip.is_some(),

@@ -5,11 +5,10 @@ use super::sample::{
     OutputKind, ProcessArgs, check_count, check_scale, classes_named, prepare_output,
 };
 use super::sampling::{Draw, Want, draw_pixels, draws_from_noise, label_info, load};
-use super::{command_line, open_device, stop_on_ctrl_c};
+use super::{DeviceArgs, command_line, open_device, stop_on_ctrl_c};
 use demist::checkpoint::read_network;
 use demist::diffusion::SampleOptions;
 use demist::output::Grid;
-use demist::runtime::{Context, Pipelines};
 use demist::{Error, Result};
 use std::path::PathBuf;
 
@@ -36,7 +35,7 @@ pub struct Args {
 }
 
 /// Draws the picture.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let (info, file) = read_network(&args.file)?;
     let named = label_info(&info, args.classifier.as_deref())?;
     let model = draws_from_noise(&args.file, &info)?;
@@ -60,9 +59,8 @@ pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
     OutputKind::must_be_picture(&args.out)?;
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
-    let gpu = open_device(device)?;
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
+    let opened = open_device(device)?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     let want = Want {
         batch: labels.len().min(8),
         classifier_free: !guided,

@@ -4,12 +4,14 @@
 use super::options::{
     DataArgs, DiffusionArgs, ObjectiveArgs, RunArgs, TrainArgs, new_info, open_validation,
 };
-use super::{bar, check_batch, check_room, open_device, stop_on_ctrl_c};
+use super::{
+    DeviceArgs, bar, check_batch, check_room, keep_compiling, open_device, stop_on_ctrl_c,
+};
 use demist::checkpoint::{Imported, NetworkInfo, read_any};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, VarType};
 use demist::model::{Hints, ModelConfig, UNetConfig, default_model, preset, preset_names};
-use demist::runtime::{Context, Pipelines};
+use demist::runtime::Context;
 use demist::train::{
     Event, RunOptions, TermSum, TrainConfig, TrainOutcome, fit_memory, memory_need, train,
 };
@@ -86,7 +88,7 @@ struct ModelArgs {
 }
 
 /// Trains.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let saved = args.run.saved()?;
     if let Some(info) = &saved
         && info.model.unet().is_err()
@@ -146,7 +148,7 @@ impl Start {
 
 /// Everything after the options: shared by all kinds of networks.
 pub fn run_training(
-    device: Option<&str>,
+    device: &DeviceArgs,
     Start { mut info, dataset, initial }: Start,
     data: &Path,
     (data_options, run): (&DataArgs, &RunArgs),
@@ -165,13 +167,12 @@ pub fn run_training(
     let classes = info.model.classes().map(|_| dataset.classes());
     let validation_set = open_validation(validation, size, channels, classes)?;
     let options = RunOptions { initial, ..run.options(validation_set)? };
-    let gpu = open_device(device)?;
+    let opened = open_device(device)?;
+    let (gpu, ctx) = (&opened.gpu, opened.ctx());
     info.device = gpu.summary.to_string();
     if let Some(budget) = memory {
         choose_recompute(&gpu.caps, &mut info, budget)?;
     }
-    let pipelines = Pipelines::new();
-    let ctx = Context { gpu: &gpu, pipelines: &pipelines };
     let command = match info.model {
         ModelConfig::UNet(_) => "train",
         ModelConfig::Encoder(_) => "train-classifier",
@@ -470,6 +471,7 @@ pub fn train_with_bar(
     let outcome = train(ctx, dataset, info, options, &stop, &mut |event| {
         match event {
             Event::Ready { step } => {
+                keep_compiling();
                 bar.reset_elapsed();
                 bar.set_position(step);
                 bar.reset_eta();

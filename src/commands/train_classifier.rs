@@ -1,6 +1,7 @@
 //! `demist train-classifier`: trains a classifier of noisy images, to guide
 //! sampling with.
 
+use super::DeviceArgs;
 use super::options::{DataArgs, DiffusionArgs, RunArgs, TrainArgs};
 use super::train::{Start, names_where, open_both, run_training};
 use demist::data::Dataset;
@@ -67,7 +68,7 @@ enum PoolArg {
 }
 
 /// Trains.
-pub fn run(device: Option<&str>, args: &Args) -> Result<()> {
+pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let saved = args.run.saved()?;
     if let Some(info) = &saved
         && info.model.encoder().is_err()

@@ -52,6 +52,7 @@ impl GuideGraph {
     /// [`Error::Memory`] if a tensor exceeds the device's limits.
     pub fn plan(&self, caps: &Caps) -> Result<(Plan, TensorId)> {
         let mut lower = Lower::new(&self.graph, caps);
+        lower.keep_prepared();
         lower.forward()?;
         lower.freeze_params();
         lower.backward(&[(self.loss, self.seed)], &[self.x])?;

@@ -86,6 +86,7 @@ impl LikelihoodGraph {
     /// [`Error::Memory`] if a tensor exceeds the device's limits.
     pub fn plan(&self, caps: &Caps) -> Result<Plan> {
         let mut lower = Lower::new(&self.graph, caps);
+        lower.keep_prepared();
         lower.forward()?;
         Plan::new(&self.graph, lower, &[self.terms], PlanOptions::default())
     }

@@ -158,6 +158,7 @@ impl SamplingGraph {
     /// [`Error::Memory`] if a tensor exceeds the device's limits.
     pub fn plan(&self, caps: &Caps) -> Result<Plan> {
         let mut lower = Lower::new(&self.graph, caps);
+        lower.keep_prepared();
         lower.forward()?;
         let keep: Vec<TensorId> = std::iter::once(self.x).chain(self.x0).collect();
         Plan::new(&self.graph, lower, &keep, PlanOptions::default())

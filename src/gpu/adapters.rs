@@ -1,5 +1,6 @@
 //! Listing adapters and choosing one.
 
+use crate::tuning::DeviceKey;
 use crate::{Error, Result};
 
 /// What `devices` prints of an adapter and outputs record as their origin.
@@ -55,6 +56,26 @@ impl AdapterSummary {
             max_invocations: limits.max_compute_invocations_per_workgroup,
             subgroup: (info.subgroup_min_size, info.subgroup_max_size),
         }
+    }
+
+    /// What measurements and compiled kernels of this device are kept by.
+    pub fn key(&self) -> DeviceKey {
+        DeviceKey {
+            adapter: self.name.clone(),
+            driver: self.driver.clone(),
+            backend: self.backend.clone(),
+        }
+    }
+}
+
+impl AdapterSummary {
+    /// Whether the driver is known to gain from uniform loads: llvmpipe of Mesa 25
+    /// and later (22.3 does not, what lies between was not tried).
+    pub(super) fn loads_uniformly(&self) -> bool {
+        let mut words = self.driver.split_whitespace();
+        let mesa = words.find(|w| *w == "Mesa").and(words.next());
+        let major = mesa.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        self.driver.starts_with("llvmpipe") && major.is_some_and(|m| m >= 25)
     }
 }
 

@@ -7,6 +7,7 @@ mod transfer;
 pub use adapters::{AdapterSummary, list_adapters};
 pub use transfer::human_bytes;
 
+use crate::tuning::Tuning;
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +16,9 @@ use std::sync::{Arc, Mutex};
 pub struct Caps {
     /// A software implementation (lavapipe, SwiftShader, WARP).
     pub software: bool,
+    /// The driver loads once for all lanes where an index comes from immediates
+    /// (`shaders/uniform.wgsl`), and offers them.
+    pub uniform_loads: bool,
     /// Largest bytes of one storage binding.
     pub max_binding: u64,
     /// Largest bytes of one buffer.
@@ -23,6 +27,9 @@ pub struct Caps {
     pub storage_alignment: u64,
     /// Workgroups per dispatch dimension.
     pub max_groups: u32,
+    /// Variants that were measured to be the fastest. Nobody but who opened the
+    /// device puts them here, see [`crate::tuning`].
+    pub tuning: Option<Arc<Tuning>>,
 }
 
 impl Default for Caps {
@@ -31,10 +38,12 @@ impl Default for Caps {
         let l = wgpu::Limits::default();
         Caps {
             software: false,
+            uniform_loads: false,
             max_binding: l.max_storage_buffer_binding_size,
             max_buffer: l.max_buffer_size,
             storage_alignment: 256,
             max_groups: l.max_compute_workgroups_per_dimension,
+            tuning: None,
         }
     }
 }
@@ -79,7 +88,13 @@ impl Gpu {
         let adapter = adapters::select(selector)?;
         let summary = AdapterSummary::of(&adapter);
         let offered = adapter.limits();
+        let digits = size_of_val(&crate::kernel::DIGITS) as u32;
+        let uniform_loads = summary.loads_uniformly()
+            && adapter.features().contains(wgpu::Features::IMMEDIATES)
+            && offered.max_immediate_size >= digits;
+        let wanted = if uniform_loads { wanted | wgpu::Features::IMMEDIATES } else { wanted };
         let limits = wgpu::Limits {
+            max_immediate_size: if uniform_loads { digits } else { 0 },
             max_buffer_size: offered.max_buffer_size,
             max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
             min_storage_buffer_offset_alignment: offered.min_storage_buffer_offset_alignment,
@@ -87,7 +102,8 @@ impl Gpu {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("demist"),
-            required_features: adapter.features() & wanted,
+            // A pipeline cache changes nothing until one is made.
+            required_features: adapter.features() & (wanted | wgpu::Features::PIPELINE_CACHE),
             required_limits: limits.clone(),
             ..Default::default()
         }))
@@ -103,11 +119,13 @@ impl Gpu {
         });
         let caps = Caps {
             software: summary.kind == "software",
+            uniform_loads,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             // One alignment for all devices keeps flat buffers identical.
             storage_alignment: 256,
             max_groups: limits.max_compute_workgroups_per_dimension,
+            tuning: None,
         };
         Ok(Gpu { device, queue, summary, caps, fault })
     }

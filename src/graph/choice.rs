@@ -6,16 +6,24 @@
 //! `DEMIST_VARIANT="conv2d=tile4x8,attention=rows2x1"`), then a [`Tuning`] table,
 //! then the rule. What was decided, and why, stays in [`super::Plan::choices`].
 
+use crate::tuning::Tuning;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The choices that can be forced and tuned, by the name of the kernel that they
 /// are about.
-pub const CHOICES: [&str; 8] = [
+pub const CHOICES: [&str; 15] = [
+    "conv3x3",
+    "conv3x3_dx",
+    "conv3x3_dw",
+    "norm_conv",
     "conv2d",
     "conv2d_dx",
     "conv2d_dw",
+    "gemm",
+    "gemm_dx",
+    "gemm_dw",
     "attention",
     "attention_dq",
     "attention_dkv",
@@ -65,6 +73,8 @@ pub struct Choice {
     pub why: Why,
     /// Launches (or pairs of them) that it decided.
     pub times: usize,
+    /// Index of the first node that asked.
+    pub node: usize,
 }
 
 impl Choice {
@@ -80,43 +90,6 @@ pub fn bucket(size: usize) -> usize {
     size.max(1).checked_next_power_of_two().unwrap_or(usize::MAX)
 }
 
-/// Which candidate was fastest: by choice, then by shape ("4096x64x64").
-/// Entries that a lowering does not know are ignored, so a table outlives the
-/// variants that it was measured with.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Tuning {
-    entries: BTreeMap<String, BTreeMap<String, String>>,
-}
-
-impl Tuning {
-    /// Prefers `candidate` for `op` at the bucketed `shape`.
-    pub fn set(&mut self, op: &str, shape: &[usize], candidate: &str) {
-        let shapes = self.entries.entry(op.into()).or_default();
-        shapes.insert(shape_name(shape), candidate.into());
-    }
-
-    /// What was preferred.
-    pub fn get(&self, op: &str, shape: &[usize]) -> Option<&str> {
-        self.entries.get(op)?.get(&shape_name(shape)).map(String::as_str)
-    }
-
-    /// Number of entries.
-    pub fn len(&self) -> usize {
-        self.entries.values().map(BTreeMap::len).sum()
-    }
-
-    /// True without entries.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-}
-
-/// "4096x64x64".
-pub fn shape_name(shape: &[usize]) -> String {
-    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
-}
-
 /// The state of a lowering's choices.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Chooser {
@@ -128,9 +101,9 @@ pub(super) struct Chooser {
 }
 
 impl Chooser {
-    /// Forces what the environment asks for.
-    pub fn from_env() -> Self {
-        let mut chooser = Self::default();
+    /// Prefers what `tuning` says, and forces what the environment asks for.
+    pub fn from_env(tuning: Option<Arc<Tuning>>) -> Self {
+        let mut chooser = Chooser { tuning, ..Self::default() };
         if let Ok(text) = std::env::var(VARIABLE) {
             chooser.force_all(&text);
         }
@@ -163,6 +136,7 @@ impl Chooser {
 
     pub fn choose(
         &mut self,
+        node: usize,
         op: &'static str,
         shape: &[usize],
         candidates: &[&'static str],
@@ -183,7 +157,7 @@ impl Chooser {
             None => tuned().map_or((rule, Why::Rule), |i| (i, Why::Tuned)),
         };
         let (shape, candidates) = (shape.to_vec(), candidates.to_vec());
-        self.choices.push(Choice { op, shape, candidates, rule, chosen, why, times: 1 });
+        self.choices.push(Choice { op, shape, candidates, rule, chosen, why, times: 1, node });
         chosen
     }
 

@@ -1,9 +1,10 @@
 //! Lowering: from nodes to dispatches, forward and backward.
 
-use super::choice::{Chooser, Tuning};
+use super::choice::Chooser;
 use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
 use crate::gpu::Caps;
 use crate::kernel::{Access, Binding, Kernel};
+use crate::tuning::Tuning;
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,6 +25,18 @@ pub struct Launch<'a> {
     pub flops: u64,
 }
 
+/// How a group norm's result follows from what it read: by coefficients of
+/// `shaders/group_norm_stats.wgsl`, and SiLU.
+#[derive(Debug, Clone, Copy)]
+pub struct Normed {
+    /// The image before the norm.
+    pub x: TensorId,
+    /// `[n, 4, c]`.
+    pub coefs: TensorId,
+    /// Whether SiLU follows.
+    pub silu: bool,
+}
+
 /// The lowering of one graph in progress.
 pub struct Lower<'g> {
     graph: &'g Graph,
@@ -38,25 +51,34 @@ pub struct Lower<'g> {
     requires_grad: HashSet<TensorId>,
     accumulate_params: bool,
     freeze_params: bool,
+    /// Results of group norms.
+    normed: HashMap<TensorId, Normed>,
+    /// Bytes that [`Lower::prepared`] may still keep.
+    prepared_room: u64,
     label: String,
     node_index: u32,
 }
 
+/// What [`Lower::keep_prepared`] lets a plan keep.
+const PREPARED_BYTES: u64 = 256 << 20;
+
 impl<'g> Lower<'g> {
-    /// Starts with the graph's own tensors. Variants that the environment variable
-    /// `DEMIST_VARIANT` names are forced.
+    /// Starts with the graph's own tensors. Variants are taken as `caps` are tuned;
+    /// those that the environment variable `DEMIST_VARIANT` names are forced.
     pub fn new(graph: &'g Graph, caps: &Caps) -> Self {
         Lower {
             graph,
             caps: caps.clone(),
             tensors: graph.tensors.clone(),
             dispatches: Vec::new(),
-            chooser: Chooser::from_env(),
+            chooser: Chooser::from_env(caps.tuning.clone()),
             grads: HashMap::new(),
             recomputed: HashMap::new(),
             requires_grad: HashSet::new(),
             accumulate_params: false,
             freeze_params: false,
+            normed: HashMap::new(),
+            prepared_room: 0,
             label: String::new(),
             node_index: 0,
         }
@@ -73,13 +95,20 @@ impl<'g> Lower<'g> {
         self.freeze_params = true;
     }
 
+    /// For plans that run many times between changes of the weights: keeps what ops
+    /// compute from the weights alone, up to a quarter of a GiB.
+    pub fn keep_prepared(&mut self) {
+        self.prepared_room = PREPARED_BYTES;
+    }
+
     /// Takes `candidate` wherever `op` can choose it. A name that no shape has is
     /// an error of [`super::Plan::new`].
     pub fn force(&mut self, op: &str, candidate: &str) {
         self.chooser.force(op, candidate);
     }
 
-    /// Prefers what `tuning` says to the rules of the ops.
+    /// Prefers what `tuning` says to the rules of the ops, instead of what the
+    /// capabilities hold.
     pub fn tune(&mut self, tuning: Arc<Tuning>) {
         self.chooser.tune(tuning);
     }
@@ -94,7 +123,7 @@ impl<'g> Lower<'g> {
         candidates: &[&'static str],
         rule: usize,
     ) -> usize {
-        self.chooser.choose(op, shape, candidates, rule)
+        self.chooser.choose(self.node_index as usize, op, shape, candidates, rule)
     }
 
     /// Lowers every node forward.
@@ -197,6 +226,18 @@ impl<'g> Lower<'g> {
         self.temp_as(name, shape, DType::F32)
     }
 
+    /// A tensor of 32-bit floats that the next launch computes from weights alone:
+    /// kept between runs where there is room ([`Lower::keep_prepared`]), else scratch.
+    pub fn prepared(&mut self, name: &str, shape: &[usize]) -> TensorId {
+        let id = self.temp(name, shape);
+        let info = &mut self.tensors[id.index()];
+        if let Some(room) = self.prepared_room.checked_sub(info.bytes()) {
+            self.prepared_room = room;
+            info.storage = Storage::Prepared;
+        }
+        id
+    }
+
     /// A scratch tensor of the shape and type of `like`.
     pub fn temp_like(&mut self, name: &str, like: TensorId) -> TensorId {
         let shape = self.shape(like).to_vec();
@@ -206,6 +247,18 @@ impl<'g> Lower<'g> {
     fn temp_as(&mut self, name: &str, shape: &[usize], dtype: DType) -> TensorId {
         let name = format!("{}.{name}", self.label);
         self.push_tensor(TensorInfo { name, shape: shape.to_vec(), dtype, storage: Storage::Slot })
+    }
+
+    /// Tells how `y` follows from what a group norm read, for an op that would rather
+    /// apply the norm itself than read `y`. Without readers the launch that computes
+    /// `y` is dropped.
+    pub fn set_normed(&mut self, y: TensorId, normed: Normed) {
+        self.normed.insert(y, normed);
+    }
+
+    /// What [`Lower::set_normed`] told of `y`.
+    pub fn normed(&self, y: TensorId) -> Option<Normed> {
+        self.normed.get(&y).copied()
     }
 
     /// A buffer of its own that the host writes or reads: settings, results

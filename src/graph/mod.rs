@@ -13,13 +13,15 @@ mod packing;
 mod params;
 mod plan;
 
-pub use choice::{CHOICES, Choice, Tuning, Why, bucket, shape_name};
-pub use lower::{Launch, Lower};
+pub use crate::tuning::{Tuning, shape_name};
+pub use choice::{CHOICES, Choice, Why, bucket};
+pub use lower::{Launch, Lower, Normed};
 pub use memory::{Place, Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
 pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};
 
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Names a tensor of one graph or plan.
@@ -58,6 +60,9 @@ pub enum Storage {
     Slot,
     /// A buffer of its own: inputs, outputs and state read or written by the host.
     Pinned,
+    /// A buffer of its own for what follows from the weights alone. It is computed
+    /// again only after they changed.
+    Prepared,
     /// Parameter number `0` of the flat weights.
     Param(usize),
     /// Gradient of parameter number `0`.
@@ -275,6 +280,11 @@ impl Graph {
         self.tensors[id.index()].dtype
     }
 
+    /// Where a tensor lives.
+    pub fn storage(&self, id: TensorId) -> Storage {
+        self.tensors[id.index()].storage
+    }
+
     /// Element type of a result of `channels` channels under [`Graph::half`].
     ///
     /// # Errors
@@ -318,6 +328,34 @@ impl Graph {
                 ),
             )
         })
+    }
+
+    /// Node `index` in a graph of its own: its operands become inputs and
+    /// parameters there, of the same shapes and types. To measure one op of a
+    /// network. Also returns its main output.
+    pub fn isolate(&self, index: usize) -> (Graph, TensorId) {
+        let node = &self.nodes[index];
+        let mut alone = Graph::new();
+        let mut place = HashMap::new();
+        for id in &node.inputs {
+            let TensorInfo { name, shape, dtype, storage } = self.tensors[id.index()].clone();
+            place.entry(*id).or_insert_with(|| match storage {
+                Storage::Param(p) => alone.param_as(self.params[p].clone(), dtype),
+                _ => alone.input(&name, &shape, dtype),
+            });
+        }
+        let inputs = node.inputs.iter().map(|id| place[id]).collect();
+        let outputs: Vec<TensorId> = node
+            .outputs
+            .iter()
+            .map(|id| {
+                let TensorInfo { name, shape, dtype, .. } = self.tensors[id.index()].clone();
+                alone.add_tensor(name, &shape, dtype, Storage::Slot)
+            })
+            .collect();
+        let y = outputs[0];
+        alone.nodes.push(Node { inputs, outputs, region: None, ..node.clone() });
+        (alone, y)
     }
 
     fn scoped(&self, name: &str) -> String {

@@ -114,7 +114,8 @@ pub struct PlanReport {
     pub slots: u64,
     /// Number of slots: buffers that tensors share.
     pub buffers: usize,
-    /// Bytes of inputs, outputs and state.
+    /// Bytes of inputs, outputs, state, and what is kept of the weights in other
+    /// form.
     pub pinned: u64,
     /// Bytes of one 32-bit copy of the parameters.
     pub params: u64,
@@ -128,7 +129,7 @@ pub struct PlanReport {
     pub lower_bound: u64,
     /// Largest single binding.
     pub largest_binding: u64,
-    /// Launches.
+    /// Launches of a run, without those that only prepare weights.
     pub dispatches: usize,
     /// Floating-point operations.
     pub flops: u64,
@@ -186,6 +187,22 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether a launch only computes what follows from the weights, and is left out
+    /// until they change.
+    pub fn prepares(&self, d: &Dispatch) -> bool {
+        let prepared = |id: TensorId| self.tensors[id.index()].storage == Storage::Prepared;
+        d.bindings.iter().any(|(_, id, access)| *access != Access::Read && prepared(*id))
+    }
+
+    /// Whether running it changes weights.
+    pub fn changes_weights(&self) -> bool {
+        let flat = |id: TensorId| matches!(self.tensors[id.index()].storage, Storage::Flat(..));
+        let changes = |d: &Dispatch| {
+            d.bindings.iter().any(|(_, id, access)| *access != Access::Read && flat(*id))
+        };
+        self.dispatches.iter().any(changes)
+    }
+
     /// Memory and work, known before anything is allocated.
     pub fn report(&self) -> PlanReport {
         let used: HashSet<TensorId> =
@@ -194,7 +211,10 @@ impl Plan {
         PlanReport {
             slots: self.slots.sizes.iter().sum(),
             buffers: self.slots.sizes.len(),
-            pinned: pinned.filter(|t| t.storage == Storage::Pinned).map(TensorInfo::bytes).sum(),
+            pinned: pinned
+                .filter(|t| matches!(t.storage, Storage::Pinned | Storage::Prepared))
+                .map(TensorInfo::bytes)
+                .sum(),
             params: self.params.bytes(),
             params_half: self.params.packed_bytes(),
             params_inference: self.params.inference_bytes(),
@@ -204,7 +224,7 @@ impl Plan {
                 .map(|id| self.tensors[id.index()].bytes())
                 .max()
                 .unwrap_or(0),
-            dispatches: self.dispatches.len(),
+            dispatches: self.dispatches.iter().filter(|d| !self.prepares(d)).count(),
             flops: self.dispatches.iter().map(|d| d.cost.flops).sum(),
         }
     }

@@ -17,7 +17,9 @@ const INCLUDES: &[(&str, &str)] = &[
     ("power.wgsl", include_str!("../../shaders/power.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
     ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
+    ("uniform.wgsl", include_str!("../../shaders/uniform.wgsl")),
     ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
+    ("winograd.wgsl", include_str!("../../shaders/winograd.wgsl")),
 ];
 
 /// Renders `kernel`'s template with one value per define.

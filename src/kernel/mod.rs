@@ -109,7 +109,23 @@ pub struct Kernel {
 /// Compile-time constants of one variant, in the order of [`Kernel::defines`].
 pub type Defines = Vec<i64>;
 
+/// What immediates hold: see `shaders/uniform.wgsl`.
+pub const DIGITS: [u32; 32] = {
+    let mut digits = [0; 32];
+    let mut i = 0;
+    while i < digits.len() {
+        digits[i] = i as u32;
+        i += 1;
+    }
+    digits
+};
+
 impl Kernel {
+    /// Whether a variant (by its define `UNI`) takes [`DIGITS`] as immediates.
+    pub fn uses_immediates(&self, defines: &[i64]) -> bool {
+        self.define(defines, "UNI") != 0
+    }
+
     /// The value of `name` among `defines`; names are checked by a test of
     /// every kernel, so an unknown one counts as 0.
     pub fn define(&self, defines: &[i64], name: &str) -> i64 {

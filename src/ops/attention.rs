@@ -42,7 +42,7 @@ static FORWARD: Kernel = Kernel {
     source: include_str!("../../shaders/attention.wgsl"),
     bindings: &[read("qkv").half("HALF"), write("y").half("HALF"), write("lse")],
     params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "HALF"],
+    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "UNI", "HALF"],
 };
 
 static BACKWARD_Q: Kernel = Kernel {
@@ -58,7 +58,7 @@ static BACKWARD_Q: Kernel = Kernel {
         accumulate("dqkv").half("HALF"),
     ],
     params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "HALF", "ACC"],
+    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "UNI", "HALF", "ACC"],
 };
 
 static BACKWARD_KV: Kernel = Kernel {
@@ -73,7 +73,7 @@ static BACKWARD_KV: Kernel = Kernel {
         read_write("dqkv").half("HALF"),
     ],
     params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "HALF", "ACC"],
+    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "UNI", "HALF", "ACC"],
 };
 
 /// Head sizes that models of the reference use, and some that they do not.
@@ -83,11 +83,13 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new()];
     for d in LISTED_HEADS {
         for tile in CANDIDATES.iter().filter_map(|c| c.tile(d)) {
-            for half in 0..=i64::from(d.is_multiple_of(4)) {
-                variants[0].push(tile.defines(Pass::Forward, d, half));
+            let on = 0..=i64::from(d.is_multiple_of(4));
+            for (uniform, half) in on.clone().flat_map(|u| on.clone().map(move |h| (u, h))) {
+                let of = |pass| tile.defines(pass, d, [uniform, half]);
+                variants[0].push(of(Pass::Forward));
                 for acc in [0, 1] {
-                    variants[1].push([tile.defines(Pass::Queries, d, half), vec![acc]].concat());
-                    variants[2].push([tile.defines(Pass::Keys, d, half), vec![acc]].concat());
+                    variants[1].push([of(Pass::Queries), vec![acc]].concat());
+                    variants[2].push([of(Pass::Keys), vec![acc]].concat());
                 }
             }
         }
@@ -250,17 +252,24 @@ impl Tile {
     }
 
     /// The defines that all three kernels begin with.
-    fn defines(&self, pass: Pass, d: usize, half: i64) -> Vec<i64> {
+    fn defines(&self, pass: Pass, d: usize, [uniform, half]: [i64; 2]) -> Vec<i64> {
         let (tq, tk) =
             if pass == Pass::Keys { (self.block, self.own) } else { (self.own, self.block) };
         let sizes = [usize::from(d.is_multiple_of(4)), d, tq, tk, self.hold.into(), self.slices];
-        [&sizes.map(|v| v as i64)[..], &[half]].concat()
+        [&sizes.map(|v| v as i64)[..], &[uniform, half]].concat()
     }
 }
 
 impl Geometry {
     fn d(&self) -> usize {
         self.channels / self.heads
+    }
+
+    /// Whether a workgroup's lanes load what is streamed together, as a define.
+    fn uniform(&self, lower: &Lower) -> i64 {
+        let fits = self.d().is_multiple_of(4) && self.tokens < 1 << 15;
+        let elements = (self.n * self.tokens).saturating_mul(3 * self.channels);
+        i64::from(lower.caps.uniform_loads && fits && elements < 1 << 25)
     }
 
     fn params(&self, tile: Tile) -> Params {
@@ -334,7 +343,7 @@ impl Op for Attention {
         let tile = Tile::choose(lower, FORWARD.name, g, half);
         lower.launch(Launch {
             kernel: &FORWARD,
-            defines: &tile.defines(Pass::Forward, g.d(), half),
+            defines: &tile.defines(Pass::Forward, g.d(), [g.uniform(lower), half]),
             params: bytemuck::bytes_of(&g.params(tile)),
             bindings: &[Some(node.inputs[0]), Some(node.outputs[0]), Some(node.outputs[1])],
             groups: tile.tasks(g) as u64,
@@ -356,7 +365,7 @@ impl Op for Attention {
         for (pass, kernel, bindings, products) in passes {
             let half = lower.half(qkv);
             let tile = Tile::choose(lower, kernel.name, g, half);
-            let mut defines = tile.defines(pass, g.d(), half);
+            let mut defines = tile.defines(pass, g.d(), [g.uniform(lower), half]);
             defines.push(acc.into());
             lower.launch(Launch {
                 kernel,

@@ -20,6 +20,11 @@
 //! [`super::linear`] runs the same kernels on 1x1 images.
 
 use super::add::give_grad;
+use super::tiles::{
+    Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, choose,
+    divide, lanes_for, uniform_fits, wanted_invocations,
+};
+use super::winograd::{self, Additions};
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
 use crate::graph::{
     DType, FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId, bucket,
@@ -57,7 +62,7 @@ static FORWARD: Kernel = Kernel {
         write("y").half("HALF_Y"),
     ],
     params: Params::FIELDS,
-    defines: &["VEC", "TM", "TN", "EMB", "RESIDUAL", "HALF_X", "HALF_Y"],
+    defines: &["VEC", "TM", "TN", "UNI", "WG", "EMB", "RESIDUAL", "HALF_X", "HALF_Y"],
 };
 
 static BACKWARD_X: Kernel = Kernel {
@@ -69,7 +74,7 @@ static BACKWARD_X: Kernel = Kernel {
         accumulate("dx").half("HALF_X"),
     ],
     params: Params::FIELDS,
-    defines: &["VEC", "TM", "TN", "STRIDE1", "ACC", "HALF_X", "HALF_Y"],
+    defines: &["VEC", "TM", "TN", "UNI", "WG", "STRIDE1", "ACC", "HALF_X", "HALF_Y"],
 };
 
 static BACKWARD_W: Kernel = Kernel {
@@ -83,7 +88,7 @@ static BACKWARD_W: Kernel = Kernel {
         accumulate("dbias").when("WHOLE"),
     ],
     params: WeightParams::FIELDS,
-    defines: &["VEC", "TM", "TN", "HALF_X", "HALF_Y", "SPLIT", "WHOLE", "ACC"],
+    defines: &["VEC", "TM", "TN", "UNI", "WG", "PX", "HALF_X", "HALF_Y", "SPLIT", "WHOLE", "ACC"],
 };
 
 /// SPLIT, WHOLE and ACC: sums of splits, or the gradient itself, assigned or added.
@@ -97,47 +102,48 @@ static SUM_SPLITS: Kernel = Kernel {
     defines: &["ACC"],
 };
 
-/// A register tile: rows (pixels, or input channels of the weight's gradient) by
-/// columns (channels).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tile {
-    tm: u32,
-    tn: u32,
-    name: &'static str,
+/// Pixels of a row that a turn of the uniform weight gradient takes, by
+/// divisibility of the row.
+const PIXELS: [u32; 3] = [4, 2, 1];
+
+/// Workgroup sizes that a tile may run with.
+fn widths(tile: Tile) -> Vec<u32> {
+    if tile.uniform { UNIFORM_LANES.to_vec() } else { vec![GROUP as u32] }
 }
 
-const fn tile(tm: u32, tn: u32, name: &'static str) -> Tile {
-    Tile { tm, tn, name }
+/// VEC, TM, TN, UNI, WG.
+fn tile_defines(vec: i64, tile: Tile, lanes: u32) -> [i64; 5] {
+    [vec, tile.tm.into(), tile.tn.into(), tile.uniform.into(), lanes.into()]
 }
-
-/// Tiles of forward and dx (pixels x channels), largest first. The first spills
-/// on GPUs; software drivers keep registers in memory anyway and gain from fewer
-/// loads.
-const TILES: [Tile; 4] =
-    [tile(16, 8, "tile16x8"), tile(8, 8, "tile8x8"), tile(4, 8, "tile4x8"), tile(4, 4, "tile4x4")];
-
-/// Tiles of dweight (input x output channels).
-const WEIGHT_TILES: [Tile; 6] = [
-    tile(16, 8, "tile16x8"),
-    tile(8, 8, "tile8x8"),
-    tile(4, 8, "tile4x8"),
-    tile(16, 4, "tile16x4"),
-    tile(8, 4, "tile8x4"),
-    tile(4, 4, "tile4x4"),
-];
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut variants = [Vec::new(), Vec::new(), Vec::new()];
     // VEC, HALF_X, HALF_Y: 32 bits, the border to half (a stem), half.
     for [vec, x, y] in [[1, 0, 0], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 1]] {
-        for Tile { tm, tn, .. } in WEIGHT_TILES {
-            variants[2].push(vec![vec, tm.into(), tn.into(), x, y]);
+        let uniform = |tiles: &[Tile]| if vec == 1 { tiles.to_vec() } else { Vec::new() };
+        for t in [WEIGHT_TILES.to_vec(), uniform(&UNIFORM_WEIGHT_TILES)].concat() {
+            for wg in widths(t) {
+                for px in if t.uniform { &PIXELS[..] } else { &[1] } {
+                    let [vec, tm, tn, uni, wg] = tile_defines(vec, t, wg);
+                    variants[2].push(vec![vec, tm, tn, uni, wg, i64::from(*px), x, y]);
+                }
+            }
         }
-        for Tile { tm, tn, .. } in TILES {
-            let (tm, tn) = (tm.into(), tn.into());
-            for (a, b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                variants[0].push(vec![vec, tm, tn, a, b, x, y]);
-                variants[1].push(vec![vec, tm, tn, a, b, x, y]);
+        for t in [TILES.to_vec(), uniform(&UNIFORM_TILES)].concat() {
+            for wg in widths(t) {
+                for (a, b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    let variant = [&tile_defines(vec, t, wg)[..], &[a, b, x, y]].concat();
+                    variants[0].push(variant.clone());
+                    variants[1].push(variant);
+                }
+            }
+        }
+    }
+    // Stems and heads, whose channels are no multiples of four.
+    for t in UNIFORM_TILES {
+        for (wg, a) in widths(t).into_iter().flat_map(|wg| [(wg, 0), (wg, 1)]) {
+            for b in [0, 1] {
+                variants[0].push([&tile_defines(0, t, wg)[..], &[a, b, 0, 0]].concat());
             }
         }
     }
@@ -179,12 +185,17 @@ impl Geometry {
         self.out(self.w)
     }
 
-    fn vec(&self) -> bool {
+    pub fn vec(&self) -> bool {
         self.cin.is_multiple_of(4) && self.cout.is_multiple_of(4)
     }
 
+    /// Rows of the weight, and their length.
+    fn weight_rows(&self) -> [usize; 2] {
+        [self.kernel * self.kernel * self.cin, self.cout]
+    }
+
     /// A multiply-add counts two.
-    fn flops(&self) -> u64 {
+    pub fn flops(&self) -> u64 {
         let taps = self.kernel * self.kernel;
         2 * (self.n * self.oh() * self.ow()) as u64 * (taps * self.cin * self.cout) as u64
     }
@@ -214,47 +225,6 @@ impl Geometry {
     }
 }
 
-/// Invocations that keep a device busy; a software driver needs a few per
-/// core, a GPU thousands.
-fn wanted_invocations(lower: &Lower) -> u64 {
-    if lower.caps.software { 4 * GROUP } else { 256 * GROUP }
-}
-
-/// One of `tiles`, by default `rule`.
-fn choose(
-    lower: &mut Lower,
-    op: &'static str,
-    key: &[usize],
-    tiles: Vec<Tile>,
-    rule: Tile,
-) -> Tile {
-    let names: Vec<_> = tiles.iter().map(|t| t.name).collect();
-    let rule = tiles.iter().position(|t| *t == rule).unwrap_or(0);
-    tiles[lower.choose(op, key, &names, rule)]
-}
-
-/// A tile for `pixels` rows of `channels` channels, and how many there are along
-/// the channels and in all. By default it is the largest that leaves enough
-/// invocations and does not waste channels.
-fn choose_tile(
-    lower: &mut Lower,
-    op: &'static str,
-    key: &[usize],
-    pixels: usize,
-    channels: usize,
-) -> (Tile, u32, u32) {
-    let count = |t: Tile| {
-        let along = (channels as u32).div_ceil(t.tn);
-        (t, along, (pixels as u32).div_ceil(t.tm) * along)
-    };
-    let wide: Vec<Tile> = TILES.into_iter().filter(|t| channels > 4 || t.tn == 4).collect();
-    let fits = |t: &Tile| lower.caps.software || t.tm * t.tn <= 64;
-    let busy = |t: &Tile| u64::from(count(*t).2) >= wanted_invocations(lower);
-    let last = TILES[TILES.len() - 1];
-    let rule = wide.iter().copied().find(|t| fits(t) && busy(t)).unwrap_or(last);
-    count(choose(lower, op, key, wide, rule))
-}
-
 /// y = conv(x, weight) + bias (+ emb) (+ residual).
 pub(super) fn launch_forward(
     lower: &mut Lower,
@@ -265,23 +235,24 @@ pub(super) fn launch_forward(
     residual: Option<TensorId>,
     y: TensorId,
 ) -> Result<()> {
-    let key = g.key(g.n * g.oh() * g.ow(), lower.half(x));
-    let (tile, tiles_n, tiles) =
-        choose_tile(lower, FORWARD.name, &key, g.n * g.oh() * g.ow(), g.cout);
+    let rows = g.n * g.oh() * g.ow();
+    let key = g.key(rows, lower.half(x));
+    if let Some(filter) = winograd::choose(lower, "conv3x3", &key, &g, &[x, y]) {
+        let add = Additions { bias: Some(bias), emb, residual, acc: false };
+        return winograd::launch_forward(lower, &g, filter, [x, weight, y], add);
+    }
+    let scalar = lower.half(x) == 0 && lower.half(y) == 0;
+    let (vec, shared) = (g.vec(), g.weight_rows());
+    let product = Product { batch: 1, rows, columns: g.cout, vec, scalar, shared };
+    let d = divide(lower, FORWARD.name, &key, product);
+    let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
+    let (has_emb, has_residual) = (emb.is_some().into(), residual.is_some().into());
     lower.launch(Launch {
         kernel: &FORWARD,
-        defines: &[
-            g.vec().into(),
-            tile.tm.into(),
-            tile.tn.into(),
-            emb.is_some().into(),
-            residual.is_some().into(),
-            lower.half(x),
-            lower.half(y),
-        ],
-        params: bytemuck::bytes_of(&g.params(tiles_n, tiles)),
+        defines: &[vec, tm, tn, uni, wg, has_emb, has_residual, lower.half(x), lower.half(y)],
+        params: bytemuck::bytes_of(&g.params(d.across, d.tiles as u32)),
         bindings: &[Some(x), Some(weight), Some(bias), emb, residual, Some(y)],
-        groups: groups(tiles.into()),
+        groups: d.groups,
         flops: g.flops(),
     })
 }
@@ -294,28 +265,28 @@ pub(super) fn launch_backward_x(
     weight: TensorId,
     (dx, acc): (TensorId, bool),
 ) -> Result<()> {
-    let key = g.key(g.n * g.h * g.w, lower.half(dy));
-    let (tile, tiles_n, tiles) = choose_tile(lower, BACKWARD_X.name, &key, g.n * g.h * g.w, g.cin);
+    let rows = g.n * g.h * g.w;
+    let key = g.key(rows, lower.half(dy));
+    if let Some(filter) = winograd::choose(lower, "conv3x3_dx", &key, &g, &[dy, dx]) {
+        return winograd::launch_backward_x(lower, &g, filter, [dy, weight], (dx, acc));
+    }
+    let (vec, shared) = (g.vec(), g.weight_rows());
+    let product = Product { batch: 1, rows, columns: g.cin, vec, scalar: false, shared };
+    let d = divide(lower, BACKWARD_X.name, &key, product);
+    let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
+    let (stride1, acc) = ((g.stride == 1).into(), acc.into());
     lower.launch(Launch {
         kernel: &BACKWARD_X,
-        defines: &[
-            g.vec().into(),
-            tile.tm.into(),
-            tile.tn.into(),
-            (g.stride == 1).into(),
-            acc.into(),
-            lower.half(dx),
-            lower.half(dy),
-        ],
-        params: bytemuck::bytes_of(&g.params(tiles_n, tiles)),
+        defines: &[vec, tm, tn, uni, wg, stride1, acc, lower.half(dx), lower.half(dy)],
+        params: bytemuck::bytes_of(&g.params(d.across, d.tiles as u32)),
         bindings: &[Some(dy), Some(weight), Some(dx)],
-        groups: groups(tiles.into()),
+        groups: d.groups,
         flops: g.flops(),
     })
 }
 
 /// A tile of input by output channels that does not waste them.
-fn choose_weight_tile(lower: &mut Lower, g: Geometry, dy: TensorId) -> Tile {
+fn choose_weight_tile(lower: &mut Lower, g: Geometry, key: &[usize]) -> Tile {
     let tm = match g.cin {
         0..=4 => 4,
         16.. if lower.caps.software => 16,
@@ -328,10 +299,15 @@ fn choose_weight_tile(lower: &mut Lower, g: Geometry, dy: TensorId) -> Tile {
         _ => g.cin >= 16,
     };
     let wide = |t: &Tile| t.tn == 4 || g.cout > 4;
-    let tiles: Vec<Tile> = WEIGHT_TILES.into_iter().filter(|t| fits(t) && wide(t)).collect();
-    let rule = tiles.iter().copied().find(|t| (t.tm, t.tn) == (tm, tn)).unwrap_or(tiles[0]);
-    let key = g.key(g.n * g.oh() * g.ow(), lower.half(dy));
-    choose(lower, BACKWARD_W.name, &key, tiles, rule)
+    let plain = WEIGHT_TILES.into_iter().filter(|t| fits(t) && wide(t));
+    let pixels = g.n * g.oh() * g.ow();
+    let shares = g.vec() && uniform_fits(lower, pixels, g.cout) && g.ow() < 1024;
+    let divides = |t: &Tile| g.cout.is_multiple_of(t.tn as usize);
+    let uniform = UNIFORM_WEIGHT_TILES.into_iter().filter(|t| shares && divides(t));
+    let tiles: Vec<Tile> = uniform.chain(plain).collect();
+    let rule = tiles.iter().find(|t| t.uniform || (t.tm, t.tn) == (tm, tn)).unwrap_or(&tiles[0]);
+    let rule = *rule;
+    choose(lower, BACKWARD_W.name, key, tiles, rule)
 }
 
 /// Adds or assigns the gradients of weight and bias.
@@ -343,9 +319,16 @@ pub(super) fn launch_backward_weight(
     (dweight, acc): (TensorId, bool),
     dbias: TensorId,
 ) -> Result<()> {
-    let Tile { tm, tn, .. } = choose_weight_tile(lower, g, dy);
-    let (tiles_m, tiles_n) = (g.cin.div_ceil(tm as usize), g.cout.div_ceil(tn as usize));
+    let key = g.key(g.n * g.oh() * g.ow(), lower.half(dy));
+    if let Some(filter) = winograd::choose(lower, "conv3x3_dw", &key, &g, &[x, dy]) {
+        let target = (dweight, acc);
+        return winograd::launch_backward_weight(lower, &g, filter, [x, dy], target, dbias);
+    }
+    let tile = choose_weight_tile(lower, g, &key);
+    let (tiles_m, tiles_n) = (g.cin.div_ceil(tile.tm as usize), g.cout.div_ceil(tile.tn as usize));
     let taps = g.kernel * g.kernel;
+    let lanes = if tile.uniform { lanes_for(taps * tiles_m) } else { GROUP as u32 };
+    let px = PIXELS.into_iter().find(|p| tile.uniform && g.ow().is_multiple_of(*p as usize));
     let outputs = (taps * tiles_m * tiles_n) as u64;
     let rows = (g.n * g.oh()) as u64;
     let wanted = wanted_invocations(lower).div_ceil(outputs).min(64);
@@ -373,16 +356,19 @@ pub(super) fn launch_backward_weight(
         tiles: (outputs * splits) as u32,
         rows_per_split: rows_per_split as u32,
     };
+    let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), tile, lanes);
+    let px = px.unwrap_or(1).into();
     lower.launch(Launch {
         kernel: &BACKWARD_W,
-        defines: &[
-            &[g.vec().into(), tm.into(), tn.into(), lower.half(x), lower.half(dy)][..],
-            &result,
-        ]
-        .concat(),
+        defines: &[&[vec, tm, tn, uni, wg, px, lower.half(x), lower.half(dy)][..], &result]
+            .concat(),
         params: bytemuck::bytes_of(&wp),
         bindings: &[Some(x), Some(dy), partial, Some(dweight), Some(dbias)],
-        groups: groups(outputs * splits),
+        groups: if tile.uniform {
+            ((taps * tiles_m) as u64).div_ceil(lanes.into()) * tiles_n as u64 * splits
+        } else {
+            groups(outputs * splits)
+        },
         flops: g.flops(),
     })?;
     let Some(partial) = partial else { return Ok(()) };

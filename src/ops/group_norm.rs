@@ -22,7 +22,9 @@
 
 use super::pixels::{Blocks, wanted_invocations};
 use super::{GROUP, groups};
-use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId, bucket};
+use crate::graph::{
+    FileLayout, Graph, Init, Launch, Lower, Node, Normed, Op, ParamInfo, TensorId, bucket,
+};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
 
@@ -302,6 +304,10 @@ const SPLITS: [(usize, &str); 7] = [
 /// Channels from which reads of one pixel are well coalesced (128 bytes).
 const WINDOW: usize = 32;
 
+/// The same on a software driver with images for all its cores: merging, which
+/// workgroups do each for itself, costs it more than walking.
+const WIDE_WINDOW: usize = 128;
+
 impl GroupNormOp {
     fn width(&self) -> usize {
         self.c / self.options.groups
@@ -316,7 +322,9 @@ impl GroupNormOp {
         let aligned = lcm(self.width(), 4);
         let vec = self.c.is_multiple_of(4) && aligned <= MAX_WIDTH;
         let unit = if vec { aligned } else { self.width() };
-        let window = (unit * WINDOW.div_ceil(unit)).min(self.c);
+        let wide = lower.caps.software && self.n >= 4;
+        let wanted = if wide { WIDE_WINDOW } else { WINDOW };
+        let window = (unit * wanted.div_ceil(unit)).min(self.c);
         let windows = self.c.div_ceil(window);
         // A split should leave each invocation some pixels to walk, and on a
         // software driver repay its second dispatch.
@@ -471,6 +479,9 @@ impl Op for GroupNormOp {
                 flops: if stage == Stage::Merge { 0 } else { 6 * self.elements() },
             })
         })?;
+        if self.c.is_multiple_of(4) {
+            lower.set_normed(y, Normed { x, coefs, silu: self.options.silu });
+        }
         let b = self.blocks(lower);
         let p = ApplyParams {
             n: self.n as u32,

@@ -14,6 +14,7 @@ mod denoise;
 mod dropout;
 mod ema;
 mod gaussian;
+mod gemm;
 mod grad_norm;
 mod group_norm;
 mod label_embedding;
@@ -30,8 +31,10 @@ mod repeat;
 mod resample;
 mod resize;
 mod silu;
+mod tiles;
 mod timestep_embedding;
 mod vlb;
+mod winograd;
 
 pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
 pub use add::add;
@@ -86,6 +89,8 @@ pub(crate) fn groups(invocations: u64) -> u64 {
 pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut all = Vec::new();
     all.extend(conv2d::kernels());
+    all.extend(gemm::kernels());
+    all.extend(winograd::kernels());
     all.extend(add::kernels());
     all.extend(attention::kernels());
     all.extend(cast::kernels());

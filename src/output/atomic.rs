@@ -19,6 +19,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |w| w.write_all(bytes))
 }
 
+/// As [`write()`], into a folder that is made if it is missing.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_in_new_folder(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    }
+    write(path, bytes)
+}
+
 /// Writes `path` through `fill`, which gets a buffered, seekable writer.
 /// Nothing appears at `path` unless `fill` and every later step succeed.
 ///

@@ -13,6 +13,7 @@ pub mod image;
 pub mod metrics;
 pub mod npz;
 pub mod plot;
+pub mod stamp;
 mod text;
 
 pub use canvas::Canvas;

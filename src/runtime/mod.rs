@@ -1,19 +1,22 @@
 //! The runtime: turns a [`Plan`] into pipelines, buffers and bind groups once
 //! and replays it for every step.
 
+mod pipeline_file;
 mod pipelines;
 mod state;
 mod timing;
 
-pub use pipelines::Pipelines;
+pub use pipelines::{Compiling, Pipelines};
 pub use state::FlatBuffers;
 pub use timing::{Clock, Span};
 
 use crate::gpu::Gpu;
 use crate::graph::{DType, FlatKind, Plan, Storage, TensorId};
+use crate::kernel::DIGITS;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Uniform blocks start at multiples of this (WebGPU's default alignment).
 const UNIFORM_ALIGN: usize = 256;
@@ -68,6 +71,21 @@ struct Step {
     bind_group: wgpu::BindGroup,
     groups: (u32, u32),
     flops: u64,
+    /// Takes [`DIGITS`].
+    immediates: bool,
+    /// Runs only when weights have changed.
+    prepares: bool,
+}
+
+impl Step {
+    fn encode(&self, pass: &mut wgpu::ComputePass) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        if self.immediates {
+            pass.set_immediates(0, bytemuck::cast_slice(&DIGITS));
+        }
+        pass.dispatch_workgroups(self.groups.0, self.groups.1, 1);
+    }
 }
 
 /// A plan compiled for a device.
@@ -75,6 +93,10 @@ pub struct Program {
     plan: Plan,
     memory: Arc<Memory>,
     steps: Vec<Step>,
+    /// Changes of the weights so far, and up to which of them steps that prepare ran.
+    version: Arc<AtomicU64>,
+    prepared: AtomicU64,
+    changes_weights: bool,
 }
 
 impl Program {
@@ -128,12 +150,16 @@ impl Program {
                 bind_group,
                 groups,
                 flops: d.cost.flops,
+                immediates: d.kernel.uses_immediates(&d.defines),
+                prepares: plan.prepares(d),
             });
         }
         if let Some(e) = pollster::block_on(scope.pop()) {
             return Err(Error::Device(format!("binding the plan: {e}")));
         }
-        Ok(Program { plan, memory, steps })
+        let (version, changes_weights) = (flat.version.clone(), plan.changes_weights());
+        let prepared = AtomicU64::new(0);
+        Ok(Program { plan, memory, steps, version, prepared, changes_weights })
     }
 
     /// The plan it was made from.
@@ -146,22 +172,21 @@ impl Program {
     /// # Errors
     /// [`Error::Device`] if the device reported a fault.
     pub fn run(&self, gpu: &Gpu) -> Result<Ticket> {
+        let steps = self.due();
         let mut at = 0;
         let mut last = None;
-        while at < self.steps.len() {
+        while at < steps.len() {
             let mut flops = 0;
             let mut end = at;
-            while end < self.steps.len() && (end == at || flops < FLOPS_PER_SUBMIT) {
-                flops += self.steps[end].flops;
+            while end < steps.len() && (end == at || flops < FLOPS_PER_SUBMIT) {
+                flops += steps[end].flops;
                 end += 1;
             }
             let mut encoder = gpu.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                for s in &self.steps[at..end] {
-                    pass.set_pipeline(&s.pipeline);
-                    pass.set_bind_group(0, &s.bind_group, &[]);
-                    pass.dispatch_workgroups(s.groups.0, s.groups.1, 1);
+                for s in &steps[at..end] {
+                    s.encode(&mut pass);
                 }
             }
             last = Some(gpu.queue.submit([encoder.finish()]));
@@ -169,6 +194,17 @@ impl Program {
         }
         gpu.check()?;
         Ok(Ticket(last))
+    }
+
+    /// The steps of the run that begins: all of them if weights have changed since
+    /// the last one, else without those that prepare them.
+    fn due(&self) -> Vec<&Step> {
+        let now = self.version.load(Ordering::Relaxed);
+        let changed = self.prepared.swap(now, Ordering::Relaxed) != now;
+        if self.changes_weights {
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+        self.steps.iter().filter(|s| changed || !s.prepares).collect()
     }
 
     /// Writes a pinned tensor before the next run.
@@ -256,7 +292,8 @@ impl Memory {
         for d in &plan.dispatches {
             for (_, id, _) in &d.bindings {
                 let info = &plan.tensors[id.index()];
-                if info.storage == Storage::Pinned && !memory.pinned.contains_key(id) {
+                let own = matches!(info.storage, Storage::Pinned | Storage::Prepared);
+                if own && !memory.pinned.contains_key(id) {
                     memory.pinned.insert(*id, gpu.storage_buffer(&info.name, info.bytes())?);
                 }
             }
@@ -294,7 +331,9 @@ fn locate<'a>(
             let place = plan.slots.of.get(&id).ok_or_else(missing)?;
             Ok((&memory.slots[place.slot], place.offset, info.bytes()))
         }
-        Storage::Pinned => Ok((memory.pinned.get(&id).ok_or_else(missing)?, 0, info.bytes())),
+        Storage::Pinned | Storage::Prepared => {
+            Ok((memory.pinned.get(&id).ok_or_else(missing)?, 0, info.bytes()))
+        }
         Storage::Param(p) if info.dtype == DType::F16 => {
             parameter(weights.half().ok_or_else(missing)?, p)
         }

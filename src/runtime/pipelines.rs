@@ -1,12 +1,15 @@
 //! Compute pipelines, compiled in parallel and kept for the device's life.
 
+use super::pipeline_file::PipelineFile;
 use crate::gpu::Gpu;
 use crate::graph::Dispatch;
-use crate::kernel::{Access, Kernel, check, compose, open, parse};
+use crate::kernel::{Access, DIGITS, Kernel, check, compose, open, parse};
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 /// Kernel, defines, and [`Dispatch::opened`].
 type Key = (&'static str, Vec<i64>, u32);
@@ -18,10 +21,28 @@ pub(super) struct Compiled {
     pub layout: Arc<wgpu::BindGroupLayout>,
 }
 
+/// How often whoever waits for kernels is told, at least.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// How far the compilation of some kernels is.
+#[derive(Debug, Clone, Copy)]
+pub struct Compiling {
+    /// Kernels made.
+    pub done: usize,
+    /// Kernels in all.
+    pub total: usize,
+    /// Since the first was begun.
+    pub elapsed: Duration,
+}
+
+type OnProgress = Box<dyn Fn(Compiling) -> Result<()> + Send + Sync>;
+
 /// All pipelines made so far, by kernel and variant.
 #[derive(Default)]
 pub struct Pipelines {
     made: Mutex<HashMap<Key, Compiled>>,
+    on_progress: Option<OnProgress>,
+    file: Option<PipelineFile>,
     /// Keep the driver's and naga's guards (bounds, loops, division), for
     /// debugging kernels.
     checked: bool,
@@ -32,7 +53,30 @@ impl Pipelines {
     /// shader bounds checks.
     pub fn new() -> Self {
         let checked = std::env::var_os("DEMIST_CHECKED").is_some_and(|v| v == "1");
-        Pipelines { made: Mutex::default(), checked }
+        Pipelines { checked, ..Self::default() }
+    }
+
+    /// As [`Pipelines::new`], with what the driver compiled in earlier runs, where the
+    /// backend can keep it (Vulkan alone), and keeps what it compiles in this one. A
+    /// file that is missing, damaged or another driver's counts as empty; one that cannot
+    /// be written is not.
+    pub fn kept_in(gpu: &Gpu, path: &Path) -> Self {
+        Pipelines { file: PipelineFile::open(gpu, path), ..Self::new() }
+    }
+
+    /// Calls `tell` while kernels are compiled: a few times a second, and in the end, a
+    /// failure included, with all of them done. An error that it returns stops the
+    /// compilation between two kernels.
+    pub fn on_progress(&mut self, tell: impl Fn(Compiling) -> Result<()> + Send + Sync + 'static) {
+        self.on_progress = Some(Box::new(tell));
+    }
+
+    /// Compiles what `dispatches` lack, on all cores at once.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if one cannot be compiled, and what [`Pipelines::on_progress`] says.
+    pub fn make_ready(&self, gpu: &Gpu, dispatches: &[Dispatch]) -> Result<()> {
+        self.prepare(gpu, dispatches).map(drop)
     }
 
     /// Number of pipelines compiled.
@@ -60,31 +104,75 @@ impl Pipelines {
             }
         }
         let jobs: Vec<_> = missing.into_iter().collect();
-        let next = AtomicUsize::new(0);
-        let failure = Mutex::new(None);
-        let workers = std::thread::available_parallelism().map_or(1, |n| n.get()).min(jobs.len());
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    while let Some((key, kernel)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match self.compile(gpu, kernel, key) {
-                            Ok(compiled) => {
-                                self.lock().insert(key.clone(), compiled);
-                            }
-                            Err(e) => {
-                                failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
-                                return;
-                            }
-                        }
-                    }
-                });
+        if !jobs.is_empty() {
+            let begun = Instant::now();
+            let outcome = self.compile_all(gpu, &jobs);
+            if let Some(file) = &self.file {
+                file.compiled(begun.elapsed());
             }
-        });
-        if let Some(e) = failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            return Err(e);
+            outcome?;
         }
         let made = self.lock();
         Ok(dispatches.iter().map(|d| made[&key(d)].clone()).collect())
+    }
+
+    fn compile_all(&self, gpu: &Gpu, jobs: &[(Key, &'static Kernel)]) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let failure = Mutex::new(None);
+        let fail = |e| {
+            // The others stop at the next kernel.
+            next.store(jobs.len(), Ordering::Relaxed);
+            failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
+        };
+        let work = |made: mpsc::Sender<()>| {
+            while let Some((key, kernel)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match self.compile(gpu, kernel, key) {
+                    Ok(compiled) => {
+                        self.lock().insert(key.clone(), compiled);
+                        // The receiver listens until every sender is gone.
+                        let _ = made.send(());
+                    }
+                    Err(e) => return fail(e),
+                }
+            }
+        };
+        let workers = std::thread::available_parallelism().map_or(1, |n| n.get()).min(jobs.len());
+        std::thread::scope(|scope| {
+            let (made, heard) = mpsc::channel();
+            for _ in 0..workers {
+                let (made, work) = (made.clone(), &work);
+                scope.spawn(move || work(made));
+            }
+            drop(made);
+            self.tell(jobs.len(), &heard, fail);
+        });
+        failure.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+    }
+
+    /// Tells how far compiling is until nobody is at it.
+    fn tell(&self, total: usize, made: &mpsc::Receiver<()>, fail: impl Fn(Error)) {
+        let begun = Instant::now();
+        let tell = |done| match &self.on_progress {
+            Some(tell) => tell(Compiling { done, total, elapsed: begun.elapsed() }),
+            None => Ok(()),
+        };
+        let mut done = 0;
+        loop {
+            match made.recv_timeout(TELL_EVERY) {
+                Ok(()) => done += 1,
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            // The last one is told of below, once.
+            if done < total
+                && let Err(e) = tell(done)
+            {
+                fail(e);
+            }
+        }
+        if let Err(e) = tell(total) {
+            fail(e);
+        }
     }
 
     fn compile(&self, gpu: &Gpu, kernel: &'static Kernel, key: &Key) -> Result<Compiled> {
@@ -112,7 +200,11 @@ impl Pipelines {
         let pipeline_layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.name),
             bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
+            immediate_size: if kernel.uses_immediates(defines) {
+                size_of_val(&DIGITS) as u32
+            } else {
+                0
+            },
         });
         let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
@@ -124,7 +216,7 @@ impl Pipelines {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: None,
+            cache: self.file.as_ref().map(|f| &f.cache),
         });
         match pollster::block_on(scope.pop()) {
             Some(e) => Err(Error::Kernel { kernel: kernel.name.into(), detail: e.to_string() }),

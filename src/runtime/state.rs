@@ -5,11 +5,15 @@ use crate::gpu::Gpu;
 use crate::graph::{FlatKind, ParamInfo, ParamLayout};
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Flat, chunked device copies of all parameters.
 pub struct FlatBuffers {
     layout: ParamLayout,
     buffers: HashMap<(FlatKind, usize), wgpu::Buffer>,
+    /// Counts changes of the weights, for programs that keep what follows from them.
+    pub(super) version: Arc<AtomicU64>,
 }
 
 impl FlatBuffers {
@@ -19,12 +23,14 @@ impl FlatBuffers {
     /// # Errors
     /// [`Error::Memory`] if the device has no room.
     pub fn new(gpu: &Gpu, layout: &ParamLayout, kinds: &[FlatKind]) -> Result<Self> {
-        let mut flat = FlatBuffers { layout: layout.clone(), buffers: HashMap::new() };
+        let (layout, version) = (layout.clone(), Arc::new(AtomicU64::new(1)));
+        let mut flat = FlatBuffers { layout, buffers: HashMap::new(), version };
         for kind in kinds {
             match kind {
                 FlatKind::LossScale => flat.allocate(gpu, *kind, 0, SCALE_BYTES)?,
                 _ => {
-                    let chunks = if kind.is_half() { layout.packed } else { layout.chunks.len() };
+                    let l = &flat.layout;
+                    let chunks = if kind.is_half() { l.packed } else { l.chunks.len() };
                     (0..chunks).try_for_each(|i| flat.allocate_chunk(gpu, *kind, i))?;
                 }
             }
@@ -103,6 +109,7 @@ impl FlatBuffers {
                 gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&halves));
             }
         }
+        self.version.fetch_add(1, Ordering::Relaxed);
         // Lets the driver free its staging memory before the next upload.
         gpu.queue.submit([]);
         Ok(())

@@ -65,55 +65,68 @@ pub struct Span {
 }
 
 impl Program {
-    /// Runs the plan once and waits; returns when each of its dispatches ran.
+    /// Runs the plan once and waits; returns when each of its dispatches ran. What
+    /// only prepares weights that have not changed takes no time.
     ///
     /// # Errors
     /// [`Error::Device`] if the device reported a fault or offers no such clock,
     /// [`Error::Memory`] without room for the timestamps.
     pub fn run_timed(&self, gpu: &Gpu, clock: Clock) -> Result<Vec<Span>> {
-        match clock {
-            Clock::Host => self.run_by_host(gpu),
-            Clock::BetweenDispatches | Clock::AroundPasses => self.run_by_queries(gpu, clock),
-        }
-    }
-
-    fn run_by_host(&self, gpu: &Gpu) -> Result<Vec<Span>> {
-        let begun = Instant::now();
-        let now = || begun.elapsed().as_nanos() as u64;
-        let mut ticks = Vec::with_capacity(self.steps.len());
-        for step in &self.steps {
-            let start = now();
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            record(&mut encoder.begin_compute_pass(&Default::default()), step);
-            gpu.queue.submit([encoder.finish()]);
-            gpu.wait()?;
-            ticks.push([start, now()]);
-        }
-        Ok(spans(&ticks, 1.0))
-    }
-
-    fn run_by_queries(&self, gpu: &Gpu, clock: Clock) -> Result<Vec<Span>> {
-        let wanted = match clock {
-            Clock::AroundPasses => wgpu::Features::TIMESTAMP_QUERY,
-            _ => wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES,
+        let steps = self.due();
+        let all = steps.len() == self.steps.len();
+        let timed = match clock {
+            Clock::Host => run_by_host(gpu, &steps)?,
+            Clock::BetweenDispatches | Clock::AroundPasses => run_by_queries(gpu, clock, &steps)?,
         };
-        if !gpu.device.features().contains(wanted) {
-            let detail = format!("{}: was opened without {clock}", gpu.summary.name);
-            return Err(Error::Device(detail));
-        }
-        let mut ticks = Vec::with_capacity(self.steps.len());
-        let mut rest = &self.steps[..];
-        while !rest.is_empty() {
-            let (batch, after) = rest.split_at(batch_len(rest));
-            ticks.extend(timed_batch(gpu, clock, batch)?);
-            rest = after;
-        }
-        Ok(spans(&ticks, gpu.queue.get_timestamp_period().into()))
+        let mut timed = timed.into_iter();
+        let mut at = 0;
+        let skipped = |s: &Step| !all && s.prepares;
+        let span = |s: &Step| {
+            let span = if skipped(s) { None } else { timed.next() };
+            let span = span.unwrap_or(Span { start: at, nanos: 0 });
+            at = span.start + span.nanos;
+            span
+        };
+        Ok(self.steps.iter().map(span).collect())
     }
 }
 
+fn run_by_host(gpu: &Gpu, steps: &[&Step]) -> Result<Vec<Span>> {
+    let begun = Instant::now();
+    let now = || begun.elapsed().as_nanos() as u64;
+    let mut ticks = Vec::with_capacity(steps.len());
+    for step in steps {
+        let start = now();
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        step.encode(&mut encoder.begin_compute_pass(&Default::default()));
+        gpu.queue.submit([encoder.finish()]);
+        gpu.wait()?;
+        ticks.push([start, now()]);
+    }
+    Ok(spans(&ticks, 1.0))
+}
+
+fn run_by_queries(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<Span>> {
+    let wanted = match clock {
+        Clock::AroundPasses => wgpu::Features::TIMESTAMP_QUERY,
+        _ => wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES,
+    };
+    if !gpu.device.features().contains(wanted) {
+        let detail = format!("{}: was opened without {clock}", gpu.summary.name);
+        return Err(Error::Device(detail));
+    }
+    let mut ticks = Vec::with_capacity(steps.len());
+    let mut rest = steps;
+    while !rest.is_empty() {
+        let (batch, after) = rest.split_at(batch_len(rest));
+        ticks.extend(timed_batch(gpu, clock, batch)?);
+        rest = after;
+    }
+    Ok(spans(&ticks, gpu.queue.get_timestamp_period().into()))
+}
+
 /// How many of the first steps are submitted together.
-fn batch_len(steps: &[Step]) -> usize {
+fn batch_len(steps: &[&Step]) -> usize {
     let mut flops = 0;
     let within = steps.iter().take(BATCH).take_while(|s| {
         let fits = flops < FLOPS_PER_SUBMIT;
@@ -123,14 +136,8 @@ fn batch_len(steps: &[Step]) -> usize {
     within.count().max(1)
 }
 
-fn record(pass: &mut wgpu::ComputePass, step: &Step) {
-    pass.set_pipeline(&step.pipeline);
-    pass.set_bind_group(0, &step.bind_group, &[]);
-    pass.dispatch_workgroups(step.groups.0, step.groups.1, 1);
-}
-
 /// Runs `steps` and returns the ticks at which each began and ended.
-fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[Step]) -> Result<Vec<[u64; 2]>> {
+fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<[u64; 2]>> {
     let inside = clock == Clock::BetweenDispatches;
     let count = if inside { steps.len() + 1 } else { 2 * steps.len() } as u32;
     let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
@@ -146,7 +153,7 @@ fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[Step]) -> Result<Vec<[u64; 2]>>
         let mut pass = encoder.begin_compute_pass(&Default::default());
         pass.write_timestamp(&set, 0);
         for (i, step) in steps.iter().enumerate() {
-            record(&mut pass, step);
+            step.encode(&mut pass);
             pass.write_timestamp(&set, i as u32 + 1);
         }
     } else {
@@ -157,7 +164,7 @@ fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[Step]) -> Result<Vec<[u64; 2]>>
                 end_of_pass_write_index: Some(2 * i as u32 + 1),
             });
             let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-            record(&mut encoder.begin_compute_pass(&descriptor), step);
+            step.encode(&mut encoder.begin_compute_pass(&descriptor));
         }
     }
     encoder.resolve_query_set(&set, 0..count, &resolved, 0);

@@ -17,5 +17,5 @@ pub use events::{Event, RunOptions, StopFlag, TrainOutcome};
 pub use files::state_prefix;
 pub use memory::{MemoryNeed, fit_memory, memory_need};
 pub use run::train;
-pub use step::{MicroBatch, QUARTILES, TermSum, TrainStep, plan_step};
+pub use step::{MicroBatch, QUARTILES, TermSum, TrainStep, plan_report, plan_step};
 pub use wiring::Noise;

@@ -11,7 +11,9 @@ use super::TrainConfig;
 use super::wiring::{Inputs, Noise, Term, Wiring, vb_scale, wire};
 use crate::diffusion::{DiffusionConfig, QSampleCoefs, SpacedSchedule, Tables, check_labels};
 use crate::gpu::Caps;
-use crate::graph::{DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId};
+use crate::graph::{
+    DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
+};
 use crate::model::ModelConfig;
 use crate::ops::{self, AdamW, LossScale, OptimizerTensors};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
@@ -223,8 +225,20 @@ fn lower_micro(
     Ok((Plan::new(graph, lower, &keep, PlanOptions::default())?, sums))
 }
 
-/// Plans a training step without a device's memory, for `info` and to choose
-/// what is recomputed.
+/// Memory and work of [`plan_step`], for `info` and to choose what is recomputed.
+///
+/// # Errors
+/// As [`TrainStep::new`].
+pub fn plan_report(
+    caps: &Caps,
+    model: &ModelConfig,
+    diffusion: &DiffusionConfig,
+    config: &TrainConfig,
+) -> Result<PlanReport> {
+    Ok(plan_step(caps, model, diffusion, config)?.report())
+}
+
+/// Plans a micro-batch, noising to gradients, without a device's memory.
 ///
 /// # Errors
 /// As [`TrainStep::new`].

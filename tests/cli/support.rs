@@ -57,6 +57,8 @@ impl Place {
             .current_dir(self.0.path())
             .env("XDG_RUNTIME_DIR", self.0.path())
             .env_remove("DEMIST_DEVICE")
+            // Nothing of the user's is read or written.
+            .env("DEMIST_CACHE", "")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

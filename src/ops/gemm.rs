@@ -1,0 +1,192 @@
+//! Batches of matrix products: what Winograd's convolutions consist of between
+//! their transforms ([`super::winograd`]). All is 32 bits and by `vec4`s.
+
+use super::tiles::{
+    Division, Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES,
+    WEIGHT_TILES, choose, divide, uniform_fits, wanted_invocations,
+};
+use super::{GROUP, LOOP_TURNS};
+use crate::Result;
+use crate::graph::{Launch, Lower, TensorId, bucket};
+use crate::kernel::{Kernel, read, write};
+use crate::params;
+
+params! {
+    struct Params { batch: u32, rows: u32, columns: u32, depth: u32, across: u32, down: u32 }
+}
+
+params! {
+    struct SplitParams {
+        batch: u32, rows: u32, columns: u32, depth: u32, across: u32, down: u32,
+        splits: u32, first_split: u32, per_split: u32,
+    }
+}
+
+static GEMM: Kernel = Kernel {
+    name: "gemm",
+    source: include_str!("../../shaders/gemm.wgsl"),
+    bindings: &[read("a"), read("b"), write("c")],
+    params: Params::FIELDS,
+    defines: &["TM", "TN", "UNI", "WG", "TRANSPOSED"],
+};
+
+/// The launches of one split range together define every element.
+static GEMM_DW: Kernel = Kernel {
+    name: "gemm_dw",
+    source: include_str!("../../shaders/gemm_dw.wgsl"),
+    bindings: &[read("a"), read("b"), write("c")],
+    params: SplitParams::FIELDS,
+    defines: &["TM", "TN", "UNI", "WG", "PX"],
+};
+
+/// Depth that a turn of the uniform `gemm_dw` takes.
+const TURN: i64 = 4;
+
+/// Largest depth of a split of the uniform one: what uniform loads can count.
+const UNIFORM_DEPTH: u64 = 1024;
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let widths = |t: &Tile| if t.uniform { UNIFORM_LANES.to_vec() } else { vec![GROUP as u32] };
+    let (mut products, mut gradients) = (Vec::new(), Vec::new());
+    for t in [&TILES[..], &UNIFORM_TILES].concat() {
+        for wg in widths(&t) {
+            let [tm, tn, uni, wg] = tile_defines(t, wg);
+            products.extend([vec![tm, tn, uni, wg, 0], vec![tm, tn, uni, wg, 1]]);
+        }
+    }
+    for t in [&WEIGHT_TILES[..], &UNIFORM_WEIGHT_TILES].concat() {
+        for wg in widths(&t) {
+            let [tm, tn, uni, wg] = tile_defines(t, wg);
+            gradients.push(vec![tm, tn, uni, wg, turn(t)]);
+        }
+    }
+    vec![(&GEMM, products), (&GEMM_DW, gradients)]
+}
+
+fn tile_defines(tile: Tile, lanes: u32) -> [i64; 4] {
+    [tile.tm.into(), tile.tn.into(), tile.uniform.into(), lanes.into()]
+}
+
+fn turn(tile: Tile) -> i64 {
+    if tile.uniform { TURN } else { 1 }
+}
+
+/// `batch` products of `rows` x `depth` by `depth` x `columns`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub batch: usize,
+    pub rows: usize,
+    pub columns: usize,
+    pub depth: usize,
+}
+
+/// `c` = `a` `b` for matrices `a` [batch, rows, depth] and `b` [batch, depth,
+/// columns], or, `transposed`, [batch, columns, depth].
+pub(super) fn launch(
+    lower: &mut Lower,
+    s: Shape,
+    [a, b, c]: [TensorId; 3],
+    transposed: bool,
+    flops: u64,
+) -> Result<()> {
+    let (op, shared) = match transposed {
+        false => ("gemm", [s.batch * s.depth, s.columns]),
+        true => ("gemm_dx", [s.batch * s.columns, s.depth]),
+    };
+    let key = [s.batch, bucket(s.rows), s.columns, s.depth];
+    let product = Product {
+        batch: s.batch,
+        rows: s.rows,
+        columns: s.columns,
+        vec: true,
+        scalar: false,
+        shared,
+    };
+    let d = divide(lower, op, &key, product);
+    let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
+    let p = Params {
+        batch: s.batch as u32,
+        rows: s.rows as u32,
+        columns: s.columns as u32,
+        depth: s.depth as u32,
+        across: d.across,
+        down: d.down,
+    };
+    lower.launch(Launch {
+        kernel: &GEMM,
+        defines: &[tm, tn, uni, wg, transposed.into()],
+        params: bytemuck::bytes_of(&p),
+        bindings: &[Some(a), Some(b), Some(c)],
+        groups: d.groups,
+        flops,
+    })
+}
+
+/// How the depth of transposed products is split.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SplitPlan {
+    tile: Tile,
+    per_split: usize,
+}
+
+impl SplitPlan {
+    /// Splits of a depth.
+    pub fn splits(self, depth: usize) -> usize {
+        depth.div_ceil(self.per_split)
+    }
+}
+
+/// A tile and splits for transposed products of this shape.
+pub(super) fn split(lower: &mut Lower, s: Shape) -> SplitPlan {
+    let shares = uniform_fits(lower, s.batch * s.depth, s.columns);
+    let divides = |t: &Tile| s.columns.is_multiple_of(t.tn as usize);
+    let uniform = UNIFORM_WEIGHT_TILES.into_iter().filter(|t| shares && divides(t));
+    let fits = |t: &Tile| t.tm == 4 || s.rows >= t.tm as usize;
+    let wide = |t: &Tile| t.tn == 4 || s.columns > 4;
+    let plain = WEIGHT_TILES.into_iter().filter(|t| fits(t) && wide(t));
+    let tiles: Vec<Tile> = uniform.chain(plain).collect();
+    let modest = |t: &&Tile| lower.caps.software || t.tm * t.tn <= 64;
+    let rule = *tiles.iter().find(modest).unwrap_or(&tiles[0]);
+    let key = [s.batch, bucket(s.depth), s.rows, s.columns];
+    let tile = choose(lower, "gemm_dw", &key, tiles, rule);
+    let d = Division::new(tile, [s.rows, s.columns], s.batch);
+    let wanted = wanted_invocations(lower).div_ceil(d.tiles).clamp(1, 64);
+    let longest = if tile.uniform { UNIFORM_DEPTH } else { LOOP_TURNS };
+    let per_split = (s.depth as u64).div_ceil(wanted).min(longest) as usize;
+    SplitPlan { tile, per_split: per_split.max(1) }
+}
+
+/// The splits from `first_split` on of `c` [splits, batch * (rows + 1) * columns]:
+/// `a`^T `b` for `a` [batch, depth, rows] and `b` [batch, depth, columns], and behind
+/// them the columns of `b` added up.
+pub(super) fn launch_dw(
+    lower: &mut Lower,
+    s: Shape,
+    plan: SplitPlan,
+    [a, b, c]: [TensorId; 3],
+    first_split: usize,
+    flops: u64,
+) -> Result<()> {
+    let splits = plan.splits(s.depth);
+    let d = Division::new(plan.tile, [s.rows, s.columns], s.batch * splits);
+    let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
+    let p = SplitParams {
+        batch: s.batch as u32,
+        rows: s.rows as u32,
+        columns: s.columns as u32,
+        depth: s.depth as u32,
+        across: d.across,
+        down: d.down,
+        splits: splits as u32,
+        first_split: first_split as u32,
+        per_split: plan.per_split as u32,
+    };
+    lower.launch(Launch {
+        kernel: &GEMM_DW,
+        defines: &[tm, tn, uni, wg, turn(d.tile)],
+        params: bytemuck::bytes_of(&p),
+        bindings: &[Some(a), Some(b), Some(c)],
+        groups: d.groups,
+        flops,
+    })
+}

@@ -1,0 +1,16 @@
+//! Tuning: which variant of a kernel was fastest on a device, and where that is
+//! kept between runs.
+//!
+//! A [`Tuning`] is a table that a lowering looks up. `demist tune` measures one
+//! ([`crate::bench::Subject`]) and keeps it in a [`TuningFile`] of the user's
+//! [`Cache`] folder, one for each [`DeviceKey`]. The library reads no such file by
+//! itself: who opens a device puts the table into [`crate::gpu::Caps::tuning`], as
+//! the commands do. So tests run by the rules, whatever their user has tuned.
+
+mod cache;
+mod file;
+mod table;
+
+pub use cache::{Cache, DeviceKey};
+pub use file::TuningFile;
+pub use table::{Tuning, shape_name};
