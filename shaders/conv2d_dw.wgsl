@@ -4,12 +4,14 @@
 // An invocation owns TM input by TN output channels of one tap and sums over
 // the image rows of its split; the splits are added by sum_splits.wgsl in a
 // fixed order, so the result does not depend on scheduling.
+// SPLIT: there are several, which write their parts; WHOLE: the only one writes
+// (ACC: adds to) the gradients.
 // UNI: a workgroup has one tile of output channels and one split, its lanes are
 // taps and input channels; so they load dy together (uniform.wgsl), PX pixels of
 // a row a turn. cout is then a multiple of TN, the row's width one of PX.
 // HALF_X: x holds halves (VEC is then set), HALF_Y: dy does.
 {% include "common.wgsl" %}
-{% from "quad.wgsl" import load %}
+{% from "quad.wgsl" import load, store %}
 {% from "storage.wgsl" import element, half_functions %}
 {% from "uniform.wgsl" import uniform_functions %}
 
@@ -24,20 +26,21 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                    // [n, h, w, cin]
 @group(0) @binding(2) var<storage, read> dy: array<{{ element(VEC, HALF_Y) }}>;                   // [n, oh, ow, cout]
+{% if SPLIT %}
 @group(0) @binding(3) var<storage, read_write> partial: array<{{ T }}>;        // [splits, kernel*kernel*cin*cout + cout]
+{% else %}
+@group(0) @binding(4) var<storage, read_write> dweight: array<{{ T }}>;        // [kernel*kernel*cin*cout]
+@group(0) @binding(5) var<storage, read_write> dbias: array<{{ T }}>;          // [cout]
+{% endif %}
 
 {{ half_functions(HALF_X or HALF_Y) }}
 {{ uniform_functions(UNI) }}
 // Past the last channel anything will do: those products are not stored.
 {{ load("x", VEC, "p.cin", HALF_X) }}
 {{ load("dy", VEC or HALF_Y, "p.cout", HALF_Y) }}
-{% if VEC %}
-fn store(i: u32, c: u32, v: vec4<f32>) { partial[(i + c) >> 2u] = v; }
-{% else %}
-fn store(i: u32, c: u32, v: vec4<f32>) {
-    for (var k = 0u; k < min(4u, p.cout - c); k += 1u) { partial[i + c + k] = v[k]; }
-}
-{% endif %}
+{% for name in (["partial"] if SPLIT else ["dweight", "dbias"]) %}
+{{ store(name, VEC, ACC, "p.cout") }}
+{% endfor %}
 
 @compute @workgroup_size({{ WG }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -126,19 +129,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
 {% endif %}
     }
+{% if SPLIT %}
     let weights = taps * p.cin * p.cout;
     let base = split * (weights + p.cout);
+{% else %}
+    let base = 0u;
+{% endif %}
 {% for i in range(TM) %}
     if ci + {{ i }}u < p.cin {
         let at = base + (tap * p.cin + ci + {{ i }}u) * p.cout;
 {% for j in range(TN // 4) %}
-        if co + {{ 4 * j }}u < p.cout { store(at, co + {{ 4 * j }}u, a{{ i }}_{{ j }}); }
+        if co + {{ 4 * j }}u < p.cout { store_{{ "partial" if SPLIT else "dweight" }}(at, co + {{ 4 * j }}u, a{{ i }}_{{ j }}); }
 {% endfor %}
     }
 {% endfor %}
     if centre {
 {% for j in range(TN // 4) %}
-        if co + {{ 4 * j }}u < p.cout { store(base + weights, co + {{ 4 * j }}u, b{{ j }}); }
+        if co + {{ 4 * j }}u < p.cout { store_{{ "partial(base + weights" if SPLIT else "dbias(0u" }}, co + {{ 4 * j }}u, b{{ j }}); }
 {% endfor %}
     }
 }

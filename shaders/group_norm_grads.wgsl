@@ -1,6 +1,7 @@
 // Group norm backward, the gradients: dx = a * dz + k1 + k2 * (x - pivot) with
 // the constants of group_norm_sums.wgsl, laid out like group_norm_apply.wgsl;
 // the workgroups after those add dgamma and dbeta over the images.
+// INPLACE: dx holds dy before.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, one, store %}
 {% from "storage.wgsl" import element, half_functions %}
@@ -11,7 +12,9 @@ struct Params {
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                  // [n, hw, c]
+{% if not INPLACE %}
 @group(0) @binding(2) var<storage, read> dy: array<{{ element(VEC, HALF_Y) }}>;                 // [n, hw, c]
+{% endif %}
 @group(0) @binding(3) var<storage, read> coefs: array<{{ T }}>;              // [n, 4, c]: a, b, offset, rstd
 @group(0) @binding(4) var<storage, read> sums: array<{{ T }}>;               // [n, 4, c]: dgamma, dbeta of the image, k1, k2
 @group(0) @binding(5) var<storage, read_write> dx: array<{{ element(VEC, HALF_X) }}>;           // [n, hw, c]
@@ -20,7 +23,7 @@ struct Params {
 
 {{ half_functions(HALF_X or HALF_Y) }}
 {{ load("x", VEC, half=HALF_X) }}
-{{ load("dy", VEC, half=HALF_Y) }}
+{{ load("dx" if INPLACE else "dy", VEC, half=HALF_Y) }}
 {{ load("coefs", VEC) }}
 {{ load("sums", VEC) }}
 {{ one("sums", VEC) }}
@@ -63,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let k2 = load_sums(base + 3u * p.c, c);
     for (var at = image + begin * p.c; at < image + end * p.c; at += p.c) {
         let t = load_x(at, c) - pivot;
-        let dz = load_dy(at, c){% if SILU %} * silu_slope4(a * t + b){% endif %};
+        let dz = load_{{ "dx" if INPLACE else "dy" }}(at, c){% if SILU %} * silu_slope4(a * t + b){% endif %};
         store_dx(at, c, a * dz + k1 + k2 * t);
     }
 }

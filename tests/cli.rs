@@ -161,6 +161,15 @@ fn info_describes_files_and_presets() {
     }
     let preset = place.run(&["info", "256x256_diffusion"]).expect_success().stdout;
     assert!(preset.contains("parameters  553838086 in 567 tensors"), "{preset}");
+    for part in ["% of the largest live set", "launches, largest binding", "recompute   all 6"] {
+        assert!(preset.contains(part), "{part} is not in {preset}");
+    }
+    let within = |budget| place.run(&["info", "64x64_diffusion", "--memory", budget]);
+    let some = within("5.7GiB").expect_success().stdout;
+    assert!(some.contains("of 4 levels, the largest first, for 5.70 GiB: peak 5.6"), "{some}");
+    let none = within("8GiB").expect_success().stdout;
+    assert!(none.contains("recompute   nothing, for 8.00 GiB"), "{none}");
+    within("1GiB").expect_error("the budget is 1.00 GiB", &["at least", "smaller"]);
     place.refuse(&["info", "no_such"], &["no_such", "no such file", "64x64_diffusion"]);
     for batch in ["0", "18446744073709551615", "10000000000000"] {
         place.refuse(&["info", network(), "--batch", batch], &["batch"]);

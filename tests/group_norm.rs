@@ -49,6 +49,38 @@ fn plain_and_fused_variants_agree_with_the_twin() {
     }
 }
 
+/// Between other nodes, the gradient of y is of no use after that of x is made of it.
+#[test]
+fn the_gradient_overwrites_the_one_it_is_made_of() {
+    use demist::ops::add;
+    let double = |v: &[f32]| v.iter().map(|v| 2.0 * v).collect::<Vec<_>>();
+    for (channels, silu) in [(33, false), (33, true), (48, true)] {
+        let inner = case([2, 6, 5, channels], 3, false, silu);
+        let options = GroupNorm { groups: 3, eps: 1e-5, silu };
+        let twin = inner.twin;
+        let wrapped = Case {
+            name: format!("{} between additions", inner.name),
+            inputs: inner.inputs,
+            integers: vec![],
+            build: Box::new(move |g, x, _| {
+                let x = add(g, x[0], x[0])?;
+                let y = group_norm(g, x, options, None)?;
+                add(g, y, y)
+            }),
+            twin: Box::new(move |a: &Args| {
+                let (inputs, dy) = ([double(&a.inputs[0])], double(a.dy));
+                let t = twin(&Args { inputs: &inputs, dy: &dy, ..*a });
+                Twin { y: double(&t.y), input_grads: vec![double(&t.input_grads[0])], ..t }
+            }),
+            ..inner
+        };
+        wrapped.check();
+        if channels % 4 == 0 {
+            wrapped.check_half();
+        }
+    }
+}
+
 /// At the torso's ends x and y differ in precision.
 #[test]
 fn into_and_out_of_half_precision() {

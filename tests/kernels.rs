@@ -1,7 +1,7 @@
 //! Every variant of every kernel composes, parses, agrees with its Rust
 //! description, and is valid for Vulkan, Metal and DX12.
 
-use demist::kernel::{Defines, Kernel, check, compose, parse};
+use demist::kernel::{Defines, Kernel, check, compose, open, parse};
 use demist::{bench, ops};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -18,7 +18,7 @@ fn every_variant_compiles_for_every_backend() {
         for defines in all_defines {
             assert_eq!(defines.len(), kernel.defines.len(), "{}: {defines:?}", kernel.name);
             let wgsl = compose(kernel, &defines).unwrap();
-            let module = parse(kernel, &wgsl).unwrap();
+            let mut module = parse(kernel, &wgsl).unwrap();
             check(kernel, &defines, &module).unwrap();
             // Packing halves belongs to WebGPU itself; naga asks for it because
             // some OpenGL drivers lack it.
@@ -32,6 +32,10 @@ fn every_variant_compiles_for_every_backend() {
                     |e| panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl)),
                 );
             write_all(kernel.name, &module, &info);
+            // A plan may have to bind what is read as writable.
+            open(&mut module, u32::MAX);
+            let info = Validator::new(ValidationFlags::all(), core).validate(&module);
+            assert!(info.is_ok(), "{} {defines:?}, opened", kernel.name);
             variants += 1;
         }
     }

@@ -2,10 +2,11 @@
 
 use demist::gpu::Caps;
 use demist::graph::{
-    DType, FileLayout, Graph, Init, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, TensorId,
-    verify_slots,
+    DType, FileLayout, Graph, Init, Lower, ParamInfo, ParamLayout, Place, Plan, PlanOptions, Slots,
+    TensorId, verify_slots,
 };
-use demist::ops::{self, Conv2d};
+use demist::kernel::Access;
+use demist::ops::{self, Conv2d, GroupNorm};
 
 /// A residual chain of `depth` blocks, each a checkpoint region on request.
 fn chain(depth: usize, checkpoint: bool) -> (Graph, TensorId, TensorId) {
@@ -39,25 +40,95 @@ fn training_plan(depth: usize, checkpoint: bool, options: PlanOptions) -> Plan {
 fn plans_pass_the_independent_verifier() {
     for checkpoint in [false, true] {
         for no_reuse in [false, true] {
-            let plan = training_plan(5, checkpoint, PlanOptions { no_reuse });
+            let plan = training_plan(5, checkpoint, PlanOptions { no_reuse, ..Default::default() });
             verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
         }
     }
 }
 
-#[test]
-fn the_verifier_finds_a_clash() {
-    let mut plan = training_plan(3, false, PlanOptions { no_reuse: true });
-    for slot in plan.slots.of.values_mut() {
-        *slot = 0;
+/// What the verifier says to a plan whose slots were changed.
+fn faulty(change: impl Fn(&mut Slots)) -> String {
+    let mut plan = training_plan(3, false, PlanOptions { no_reuse: true, ..Default::default() });
+    change(&mut plan.slots);
+    verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap_err()
+}
+
+/// Every tensor into one slot, `apart` bytes from the one before.
+fn into_one(slots: &mut Slots, apart: u64) {
+    let mut places: Vec<_> = slots.of.iter_mut().collect();
+    places.sort_by_key(|(id, _)| **id);
+    for (i, (_, place)) in places.into_iter().enumerate() {
+        *place = Place { slot: 0, offset: i as u64 * apart };
     }
-    assert!(verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).is_err());
+    slots.sizes[0] = 1 << 30;
+}
+
+#[test]
+fn the_verifier_finds_clashes() {
+    let written = faulty(|slots| into_one(slots, 0));
+    assert!(written.contains("read and written"), "{written}");
+    // Also where no byte is shared.
+    let apart = faulty(|slots| into_one(slots, 1 << 16));
+    assert!(apart.contains("read and written"), "{apart}");
+    let small = faulty(|slots| slots.sizes.fill(256));
+    assert!(small.contains("beyond the end"), "{small}");
+    let crooked = faulty(|slots| {
+        slots.sizes.iter_mut().for_each(|s| *s += 4);
+        slots.of.values_mut().for_each(|p| p.offset = 4);
+    });
+    assert!(crooked.contains("lies at 4"), "{crooked}");
+    // Two slots that take turns: what was written is gone when it is read again.
+    let lost = faulty(|slots| {
+        slots.sizes[..3].fill(1 << 20);
+        let mut places: Vec<_> = slots.of.iter_mut().collect();
+        places.sort_by_key(|(id, _)| **id);
+        for (i, (_, place)) in places.into_iter().enumerate() {
+            *place = Place { slot: i % 3, offset: 0 };
+        }
+    });
+    assert!(lost.contains("does not hold it") || lost.contains("read and written"), "{lost}");
+}
+
+/// A norm between two convolutions, in training.
+fn normed(options: PlanOptions) -> Plan {
+    let mut g = Graph::new();
+    let x = g.input("x", &[2, 8, 8, 8], DType::F32);
+    let a = g.scope("a", |g| ops::conv2d(g, x, Conv2d::k3(8), None, None)).unwrap();
+    let norm = GroupNorm { groups: 4, eps: 1e-5, silu: true };
+    let h = g.scope("n", |g| ops::group_norm(g, a, norm, None)).unwrap();
+    let b = g.scope("b", |g| ops::conv2d(g, h, Conv2d::k3(8), None, None)).unwrap();
+    let seed = g.input("seed", &[2, 8, 8, 8], DType::F32);
+    let mut lower = Lower::new(&g, &Caps::default());
+    lower.forward().unwrap();
+    lower.backward(&[(b, seed)], &[]).unwrap();
+    Plan::new(&g, lower, &[b], options).unwrap()
+}
+
+#[test]
+fn a_gradient_overwrites_the_one_it_is_made_of() {
+    let grads = |plan: &Plan| {
+        let found = plan.dispatches.iter().find(|d| d.kernel.name == "group_norm_grads");
+        let d = found.unwrap().clone();
+        let dx = d.bindings.iter().find(|b| b.0 == 5).unwrap().2;
+        (d.kernel.define(&d.defines, "INPLACE"), d.bindings.len(), dx)
+    };
+    let (inside, apart) = (
+        normed(PlanOptions::default()),
+        normed(PlanOptions { no_reuse: true, ..Default::default() }),
+    );
+    assert_eq!(grads(&inside), (1, 6, Access::ReadWrite));
+    assert_eq!(grads(&apart), (0, 7, Access::Write));
+    for plan in [&inside, &apart] {
+        verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
+    }
+    assert_eq!(inside.slots.of.len() + 1, apart.slots.of.len());
+    assert!(inside.report().lower_bound <= apart.report().lower_bound);
 }
 
 #[test]
 fn slots_are_shared_and_near_the_lower_bound() {
     let shared = training_plan(6, false, PlanOptions::default());
-    let apart = training_plan(6, false, PlanOptions { no_reuse: true });
+    let apart = training_plan(6, false, PlanOptions { no_reuse: true, ..Default::default() });
     let (shared, apart) = (shared.report(), apart.report());
     assert!(shared.slots < apart.slots, "{} of {}", shared.slots, apart.slots);
     assert!(shared.slots >= shared.lower_bound);

@@ -207,7 +207,7 @@ fn count(dispatches: &[Dispatch]) -> HashMap<Launched, usize> {
 /// Takes the memory from slots that no launch is left for.
 fn drop_slots(plan: &mut Plan) {
     let used = plan.dispatches.iter().flat_map(|d| &d.bindings);
-    let used: Vec<usize> = used.filter_map(|b| plan.slots.of.get(&b.1).copied()).collect();
+    let used: Vec<usize> = used.filter_map(|b| plan.slots.of.get(&b.1).map(|p| p.slot)).collect();
     for (slot, bytes) in plan.slots.sizes.iter_mut().enumerate() {
         if !used.contains(&slot) {
             *bytes = 16;

@@ -1,6 +1,7 @@
 //! `demist info`: what a network is and what it needs, without allocating.
 
 use super::bench::print_choice;
+use super::options::parse_bytes;
 use super::sampling::boundless;
 use super::{DeviceArgs, check_batch, open_device};
 use demist::Result;
@@ -11,7 +12,7 @@ use demist::diffusion::{
 use demist::gpu::{Caps, human_bytes};
 use demist::graph::{Graph, Plan, PlanReport};
 use demist::model::{EncoderConfig, ModelConfig, UNetConfig, model_preset, preset_names};
-use demist::train::{TrainConfig, memory_need, plan_step};
+use demist::train::{MemoryNeed, TrainConfig, fit_memory, memory_need, plan_step};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `info`.
@@ -25,6 +26,9 @@ pub struct Args {
     /// Plan in half precision.
     #[arg(long)]
     half: bool,
+    /// Also tell what training recomputes to stay below this ("6GiB", "800MiB").
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    memory: Option<u64>,
     /// Also say which variant of a kernel the device would run for which shape, and
     /// why; opens it.
     #[arg(long)]
@@ -69,13 +73,24 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
         let config = train_config(args);
         let need = memory_need(&caps, &model, &diffusion, &config)?;
         print_plan("training", args.batch, &need.report, need.params());
-        let levels = model.levels();
-        let config = TrainConfig { recompute_levels: (1 << levels) - 1, ..config };
-        let least = memory_need(&caps, &model, &diffusion, &config)?;
-        say!(
-            "            {} when all {levels} levels are recomputed (train --memory chooses)",
-            human_bytes(least.bytes())
-        );
+        let flops = need.report.flops;
+        match args.memory {
+            None => {
+                let levels = model.levels();
+                let all = TrainConfig { recompute_levels: (1 << levels) - 1, ..config };
+                let least = memory_need(&caps, &model, &diffusion, &all)?;
+                print_recomputed(&format!("all {levels} levels"), &least, flops);
+            }
+            Some(budget) => {
+                let mut fitted = config;
+                let need = fit_memory(&caps, &model, &diffusion, &mut fitted, budget)?;
+                let chosen = match fitted.recompute_levels.count_ones() {
+                    0 => "nothing".to_owned(),
+                    n => format!("{n} of {} levels, the largest first", model.levels()),
+                };
+                print_recomputed(&format!("{chosen}, for {}", human_bytes(budget)), &need, flops);
+            }
+        }
     }
     if args.explain { explain(device, &model, &diffusion, args, trainable) } else { Ok(()) }
 }
@@ -99,6 +114,17 @@ fn explain(
         plan.choices.iter().filter(|c| c.times > 0).for_each(print_choice);
     }
     Ok(())
+}
+
+/// What a step needs that computes `what` twice, and how much more work that is than
+/// the `flops` of a step that keeps everything.
+fn print_recomputed(what: &str, need: &MemoryNeed, flops: u64) {
+    say!(
+        "recompute   {what}: peak {}, activations {}, {:.0} % more work",
+        human_bytes(need.bytes()),
+        human_bytes(need.report.slots),
+        100.0 * (need.report.flops as f64 / flops as f64 - 1.0)
+    );
 }
 
 /// A training step of one micro-batch.
@@ -267,9 +293,14 @@ fn print_plan(what: &str, batch: usize, r: &PlanReport, parameters: u64) {
         human_bytes(parameters)
     );
     say!(
-        "            {} dispatches, largest binding {}, live set at least {}",
-        r.dispatches,
-        human_bytes(r.largest_binding),
+        "            activations lie in {} buffers, {:.1} % of the largest live set ({})",
+        r.buffers,
+        100.0 * r.slots as f64 / r.lower_bound as f64,
         human_bytes(r.lower_bound)
+    );
+    say!(
+        "            {} launches, largest binding {}",
+        r.dispatches,
+        human_bytes(r.largest_binding)
     );
 }

@@ -403,6 +403,7 @@ impl<'g> Lower<'g> {
             defines: defines.to_vec(),
             params: params.to_vec(),
             bindings: bound,
+            opened: 0,
             groups,
             label: self.label.clone(),
             cost: Cost { flops, bytes },

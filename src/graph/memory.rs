@@ -1,120 +1,193 @@
-//! Memory: tensors alive at different times share a slot.
+//! Memory: tensors share buffers.
 //!
-//! A slot is a whole buffer, since wgpu tracks usage per buffer: two tensors
-//! of one dispatch may never lie in the same one.
+//! Tensors alive at different times may lie in the same bytes, and tensors alive at
+//! the same time side by side in one buffer. What speaks against more is that wgpu
+//! tracks usage per buffer: a dispatch may not read one range of a buffer and write
+//! another, unless what it reads is bound as writable, too ([`Dispatch::opened`]), which
+//! takes a pipeline of its own. So this is done where memory asks for it only.
+//! One tensor a buffer would need up to 1.47 times the live set on the published
+//! networks, since a buffer made for a large image holds one small one just as well.
 
-use super::{Dispatch, Storage, TensorId, TensorInfo};
-use std::collections::HashMap;
+use super::packing::{Block, live_peak, pack};
+use super::{Dispatch, PlanOptions, Storage, TensorId, TensorInfo};
+use crate::kernel::Access;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Assignment of tensors to slots.
+/// Alignment of tensors in a buffer: the largest that a device may ask for.
+const ALIGN: u64 = 256;
+
+/// What slots may waste before bindings are opened: a tenth of the live set, or little.
+const WASTE: u64 = 10;
+const LITTLE: u64 = 1 << 19;
+
+/// A tensor's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which buffer.
+    pub slot: usize,
+    /// Its first byte there.
+    pub offset: u64,
+}
+
+/// Assignment of tensors to slots: buffers that they share.
 #[derive(Debug, Clone, Default)]
 pub struct Slots {
     /// Bytes of each slot.
     pub sizes: Vec<u64>,
-    /// The slot of each tensor that lives in one.
-    pub of: HashMap<TensorId, usize>,
+    /// The place of each tensor that lives in one.
+    pub of: HashMap<TensorId, Place>,
     /// Largest sum of bytes alive at once.
     pub lower_bound: u64,
 }
 
-/// First and last dispatch that touch a tensor.
-#[derive(Debug, Clone, Copy)]
-struct Interval {
-    id: TensorId,
-    first: usize,
-    last: usize,
-    bytes: u64,
+impl Slots {
+    /// Opens bindings, see [`Dispatch::opened`], where a dispatch reads and writes one
+    /// slot. It then opens all that it reads in slots, and so do the others of its
+    /// variant, so that few pipelines are made twice.
+    pub(super) fn open(&self, dispatches: &mut [Dispatch]) {
+        let slot = |id: &TensorId| self.of.get(id).map(|place| place.slot);
+        let variant = |d: &Dispatch| (d.kernel.name, d.defines.clone());
+        let mixes = |d: &&Dispatch| {
+            let slots = |written: bool| {
+                let of = d.bindings.iter().filter(move |b| (b.2 != Access::Read) == written);
+                of.filter_map(|b| slot(&b.1)).collect::<BTreeSet<_>>()
+            };
+            !slots(true).is_disjoint(&slots(false))
+        };
+        let opened: BTreeSet<_> = dispatches.iter().filter(mixes).map(variant).collect();
+        let all = |d: &Dispatch| !binds_twice(d) && opened.contains(&variant(d));
+        for d in dispatches.iter_mut().filter(|d| all(d)) {
+            let read = d.bindings.iter().filter(|b| b.2 == Access::Read && slot(&b.1).is_some());
+            d.opened = read.fold(0, |bits, b| bits | 1 << b.0);
+        }
+    }
 }
 
-fn intervals(tensors: &[TensorInfo], dispatches: &[Dispatch]) -> Vec<Interval> {
-    let mut found: HashMap<TensorId, Interval> = HashMap::new();
+/// Whether two bindings of `d` are one tensor; writable ranges must not overlap.
+fn binds_twice(d: &Dispatch) -> bool {
+    let mut seen = BTreeSet::new();
+    d.bindings.iter().any(|b| !seen.insert(b.1))
+}
+
+/// The tensors that live in slots, with first and last use, and their true sizes.
+/// What a dispatch writes is a foe of what it reads; if bindings may be `opened`, only
+/// where it binds a tensor twice.
+fn blocks(
+    tensors: &[TensorInfo],
+    dispatches: &[Dispatch],
+    opened: bool,
+) -> BTreeMap<TensorId, Block> {
+    let mut found: BTreeMap<TensorId, Block> = BTreeMap::new();
     for (at, d) in dispatches.iter().enumerate() {
         for (_, id, _) in &d.bindings {
             let info = &tensors[id.index()];
             if info.storage == Storage::Slot {
-                let fresh = Interval { id: *id, first: at, last: at, bytes: info.bytes() };
+                let foes = Vec::new();
+                let fresh = Block { first: at, last: at, bytes: info.bytes(), foes };
                 found.entry(*id).or_insert(fresh).last = at;
             }
         }
     }
-    let mut list: Vec<_> = found.into_values().collect();
-    list.sort_by_key(|i| i.id);
-    list
-}
-
-/// Largest sum of tensors alive at one dispatch.
-fn lower_bound(list: &[Interval], dispatches: usize) -> u64 {
-    let mut change = vec![0i64; dispatches + 1];
-    for i in list {
-        change[i.first] += i.bytes as i64;
-        change[i.last + 1] -= i.bytes as i64;
+    let index: HashMap<TensorId, u32> = found.keys().copied().zip(0..).collect();
+    for d in dispatches.iter().filter(|d| !opened || binds_twice(d)) {
+        let of = |written: bool| {
+            let wanted = d.bindings.iter().filter(move |b| (b.2 != Access::Read) == written);
+            wanted.map(|b| b.1).filter(|id| index.contains_key(id)).collect::<BTreeSet<_>>()
+        };
+        let (read, written) = (of(false), of(true));
+        for (r, w) in read.iter().flat_map(|r| written.iter().map(move |w| (r, w))) {
+            for (one, other) in [(r, w), (w, r)] {
+                if let Some(block) = found.get_mut(one) {
+                    block.foes.push(index[other]);
+                }
+            }
+        }
     }
-    let mut alive = 0;
-    change
-        .iter()
-        .map(|c| {
-            alive += c;
-            alive
-        })
-        .max()
-        .unwrap_or(0) as u64
+    found
 }
 
-/// Greedy by size: the largest tensors choose first, and each goes into the
-/// slot that is free during its whole life and wastes or grows the least.
-pub fn assign_slots(tensors: &[TensorInfo], dispatches: &[Dispatch], no_reuse: bool) -> Slots {
-    let mut list = intervals(tensors, dispatches);
-    let bound = lower_bound(&list, dispatches.len());
-    list.sort_by_key(|i| (std::cmp::Reverse(i.bytes), i.first, i.id));
-    let mut slots = Slots { lower_bound: bound, ..Default::default() };
-    let mut tenants: Vec<Vec<Interval>> = Vec::new();
-    for i in list {
-        // Sizes fall, so every existing slot is large enough: the tightest
-        // one is the last that is free.
-        let free = |t: &Vec<Interval>| t.iter().all(|o| o.last < i.first || i.last < o.first);
-        let slot = if no_reuse { None } else { tenants.iter().rposition(free) };
-        let slot = slot.unwrap_or_else(|| {
-            tenants.push(Vec::new());
-            slots.sizes.push(i.bytes.max(4));
-            tenants.len() - 1
-        });
-        tenants[slot].push(i);
-        slots.of.insert(i.id, slot);
-    }
-    slots
+/// Places all tensors; no slot has more than `limit` bytes unless a tensor has.
+pub fn assign_slots(
+    tensors: &[TensorInfo],
+    dispatches: &[Dispatch],
+    limit: u64,
+    options: PlanOptions,
+) -> Slots {
+    let of = |opened| -> (Vec<TensorId>, Vec<Block>) {
+        blocks(tensors, dispatches, opened).into_iter().unzip()
+    };
+    let aligned = |mut blocks: Vec<Block>| {
+        for b in &mut blocks {
+            b.bytes = b.bytes.max(1).next_multiple_of(ALIGN);
+        }
+        blocks
+    };
+    let (ids, strict) = of(false);
+    let lower_bound = live_peak(&strict);
+    let strict = aligned(strict);
+    let (sizes, places): (Vec<u64>, Vec<(usize, u64)>) = if options.no_reuse {
+        (strict.iter().map(|b| b.bytes).collect(), (0..strict.len()).map(|i| (i, 0)).collect())
+    } else {
+        let mut packing = pack(&strict, limit);
+        let bearable = if options.open { 0 } else { (lower_bound / WASTE).max(LITTLE) };
+        if packing.total() > lower_bound + bearable {
+            let open = pack(&aligned(of(true).1), limit);
+            if open.total() < packing.total() {
+                packing = open;
+            }
+        }
+        (packing.buffers, packing.places)
+    };
+    let places = places.into_iter().map(|(slot, offset)| Place { slot, offset });
+    Slots { sizes, of: ids.into_iter().zip(places).collect(), lower_bound }
 }
 
-/// Independent check of an assignment: replays the dispatches and reports
-/// the first read of a tensor whose slot was overwritten or never written,
-/// and any dispatch that binds one slot twice.
+/// Independent check of an assignment: replays the dispatches and reports the first
+/// read of a tensor that was overwritten or never written, writable bindings of one
+/// dispatch that overlap, and a slot that a dispatch binds both for reading and as writable.
 pub fn verify_slots(
     tensors: &[TensorInfo],
     dispatches: &[Dispatch],
     slots: &Slots,
 ) -> Result<(), String> {
-    use crate::kernel::Access;
-    let mut holds: HashMap<usize, TensorId> = HashMap::new();
+    // What each slot holds: offset, end and tensor.
+    let mut holds: Vec<Vec<(u64, u64, TensorId)>> = vec![Vec::new(); slots.sizes.len()];
     for d in dispatches {
-        let mut bound: HashMap<usize, TensorId> = HashMap::new();
-        for (_, id, access) in &d.bindings {
+        // Place, end, whether it is bound as writable, and the tensor if it is written.
+        let mut bound: Vec<(Place, u64, bool, Option<TensorId>)> = Vec::new();
+        for (number, id, access) in &d.bindings {
             let info = &tensors[id.index()];
-            let Some(slot) = slots.of.get(id).copied() else { continue };
-            if slots.sizes[slot] < info.bytes() {
-                return Err(format!("{}: slot {slot} is too small for {}", d.label, info.name));
+            let Some(place) = slots.of.get(id).copied() else { continue };
+            let (slot, end) = (place.slot, place.offset + info.bytes());
+            let fault = |what: String| Err(format!("{}: {} {what}", d.label, info.name));
+            if slots.sizes.get(slot).is_none_or(|size| *size < end) {
+                return fault(format!("lies beyond the end of slot {slot}"));
             }
-            if bound.insert(slot, *id).is_some_and(|other| other != *id) {
-                return Err(format!("{}: two tensors in slot {slot}", d.label));
+            if !place.offset.is_multiple_of(ALIGN) {
+                return fault(format!("lies at {}, which no binding can begin at", place.offset));
             }
-            if *access != Access::Write && holds.get(&slot) != Some(id) {
-                return Err(format!(
-                    "{}: {} is read but its slot {slot} holds something else",
-                    d.label, info.name
-                ));
+            let written = *access != Access::Read;
+            let writable = written || d.opened >> number & 1 == 1;
+            for (p, e, w, _) in bound.iter().filter(|b| b.0.slot == slot) {
+                let apart = *e <= place.offset || end <= p.offset;
+                if *w != writable {
+                    return fault(format!("shares slot {slot}, which is read and written"));
+                }
+                // What is only read may be bound twice.
+                if !apart && (writable || (*p, *e) != (place, end)) {
+                    return fault(format!("shares bytes of slot {slot} with another binding"));
+                }
             }
+            if *access != Access::Write && !holds[slot].contains(&(place.offset, end, *id)) {
+                return fault(format!("is read, but slot {slot} does not hold it"));
+            }
+            bound.push((place, end, writable, written.then_some(*id)));
         }
-        for (_, id, access) in &d.bindings {
-            if let (Some(slot), true) = (slots.of.get(id), *access != Access::Read) {
-                holds.insert(*slot, *id);
+        for (place, end, _, id) in bound {
+            if let Some(id) = id {
+                let held = &mut holds[place.slot];
+                held.retain(|h| h.1 <= place.offset || end <= h.0);
+                held.push((place.offset, end, id));
             }
         }
     }

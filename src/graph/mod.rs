@@ -6,15 +6,17 @@
 //! gradients); [`Plan`] assigns memory. Nothing here touches a device.
 
 mod choice;
+mod in_place;
 mod lower;
 mod memory;
+mod packing;
 mod params;
 mod plan;
 
 pub use crate::tuning::{Tuning, shape_name};
 pub use choice::{CHOICES, Choice, Why, bucket};
 pub use lower::{Launch, Lower, Normed};
-pub use memory::{Slots, assign_slots, verify_slots};
+pub use memory::{Place, Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
 pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};
 
@@ -54,7 +56,7 @@ impl DType {
 /// Where a tensor lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
-    /// A slot shared with tensors that are alive at other times.
+    /// A range of a buffer that it shares with other tensors.
     Slot,
     /// A buffer of its own: inputs, outputs and state read or written by the host.
     Pinned,

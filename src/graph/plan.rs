@@ -1,6 +1,7 @@
 //! The plan: dispatches in order, with a place in memory for every tensor.
 
 use super::choice::Choice;
+use super::in_place::work_in_place;
 use super::{Graph, Lower, ParamLayout, Slots, Storage, TensorId, TensorInfo, assign_slots};
 use crate::gpu::{Caps, human_bytes};
 use crate::kernel::{Access, Kernel};
@@ -70,6 +71,9 @@ pub struct Dispatch {
     pub params: Vec<u8>,
     /// Binding number, tensor, use.
     pub bindings: Vec<(u32, TensorId, Access)>,
+    /// Bit n set: binding n, which is only read, is bound as writable, since this launch
+    /// or another of the same variant writes elsewhere in its buffer.
+    pub opened: u32,
     /// Workgroups in all.
     pub groups: u64,
     /// Which node it belongs to.
@@ -81,8 +85,11 @@ pub struct Dispatch {
 /// Options of planning.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlanOptions {
-    /// Give every tensor its own slot (to find aliasing faults).
+    /// Give every tensor its own slot and overwrite none (to find aliasing faults).
     pub no_reuse: bool,
+    /// Bind what is read as writable wherever that saves memory, however little, instead
+    /// of where more than a tenth is wasted (to find faults in this).
+    pub open: bool,
 }
 
 /// A static program: built once, replayed for every step.
@@ -105,6 +112,8 @@ pub struct Plan {
 pub struct PlanReport {
     /// Bytes of all slots.
     pub slots: u64,
+    /// Number of slots: buffers that tensors share.
+    pub buffers: usize,
     /// Bytes of inputs, outputs, state, and what is kept of the weights in other
     /// form.
     pub pinned: u64,
@@ -116,7 +125,7 @@ pub struct PlanReport {
     /// Bytes of the parameters that inference keeps: those that are read as
     /// half in that form only.
     pub params_inference: u64,
-    /// Largest sum of tensors alive at once: no plan can need less.
+    /// Largest sum of tensors alive at once: no assignment to slots can need less.
     pub lower_bound: u64,
     /// Largest single binding.
     pub largest_binding: u64,
@@ -148,9 +157,13 @@ impl Plan {
                 tensors[id.index()].storage = Storage::Pinned;
             }
         }
-        let dispatches = live_dispatches(&tensors, dispatches, keep);
+        let mut dispatches = live_dispatches(&tensors, dispatches, keep);
+        if !options.no_reuse {
+            work_in_place(&tensors, &mut dispatches);
+        }
         let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
-        let slots = assign_slots(&tensors, &dispatches, options.no_reuse);
+        let slots = assign_slots(&tensors, &dispatches, caps.max_buffer, options);
+        slots.open(&mut dispatches);
         let plan = Plan { tensors, dispatches, slots, params, choices };
         plan.check_limits(&caps)?;
         Ok(plan)
@@ -197,6 +210,7 @@ impl Plan {
         let pinned = used.iter().map(|id| &self.tensors[id.index()]);
         PlanReport {
             slots: self.slots.sizes.iter().sum(),
+            buffers: self.slots.sizes.len(),
             pinned: pinned
                 .filter(|t| matches!(t.storage, Storage::Pinned | Storage::Prepared))
                 .map(TensorInfo::bytes)

@@ -11,7 +11,7 @@ mod compose;
 mod reflect;
 
 pub use compose::{compose, parse};
-pub use reflect::check;
+pub use reflect::{check, open};
 
 /// How a shader uses a storage binding. `Write` promises that the kernel
 /// defines every element and reads none; `ReadWrite` keeps the old contents
@@ -41,29 +41,37 @@ pub struct Binding {
     pub when: Option<&'static str>,
     /// Holds halves (`array<vec2<u32>>`) if this define is non-zero.
     pub half: Option<&'static str>,
+    /// The result of the same shape that may overwrite what is read here, element
+    /// by element: absent where the define `INPLACE` is set, and the result then
+    /// holds the operand before. A plan sets it where this is the operand's last use.
+    pub overwritten_by: Option<&'static str>,
 }
 
 /// A read binding.
 pub const fn read(name: &'static str) -> Binding {
-    Binding { name, access: Access::Read, when: None, half: None }
+    Binding::new(name, Access::Read)
 }
 
 /// A fully written binding.
 pub const fn write(name: &'static str) -> Binding {
-    Binding { name, access: Access::Write, when: None, half: None }
+    Binding::new(name, Access::Write)
 }
 
 /// A binding updated in place.
 pub const fn read_write(name: &'static str) -> Binding {
-    Binding { name, access: Access::ReadWrite, when: None, half: None }
+    Binding::new(name, Access::ReadWrite)
 }
 
 /// A result that is assigned, or added where the define `ACC` is set.
 pub const fn accumulate(name: &'static str) -> Binding {
-    Binding { name, access: Access::Accumulate, when: None, half: None }
+    Binding::new(name, Access::Accumulate)
 }
 
 impl Binding {
+    const fn new(name: &'static str, access: Access) -> Self {
+        Binding { name, access, when: None, half: None, overwritten_by: None }
+    }
+
     /// Makes the binding conditional on `define` being non-zero.
     pub const fn when(mut self, define: &'static str) -> Self {
         self.when = Some(define);
@@ -73,6 +81,12 @@ impl Binding {
     /// Makes the elements halves where `define` is non-zero.
     pub const fn half(mut self, define: &'static str) -> Self {
         self.half = Some(define);
+        self
+    }
+
+    /// Lets `result` overwrite this operand, see [`Binding::overwritten_by`].
+    pub const fn overwritten_by(mut self, result: &'static str) -> Self {
+        self.overwritten_by = Some(result);
         self
     }
 }
@@ -124,9 +138,16 @@ impl Kernel {
         &'a self,
         defines: &'a [i64],
     ) -> impl Iterator<Item = (u32, Binding)> + 'a {
+        let in_place = self.define(defines, "INPLACE") != 0;
+        let overwrites =
+            |b: &Binding| self.bindings.iter().any(|o| o.overwritten_by == Some(b.name));
         self.bindings.iter().enumerate().filter_map(move |(i, b)| {
-            let on = b.when.is_none_or(|w| self.define(defines, w) != 0);
+            let on = b.when.is_none_or(|w| self.define(defines, w) != 0)
+                && !(in_place && b.overwritten_by.is_some());
             let access = match (b.access, self.define(defines, "ACC") != 0) {
+                (Access::Write | Access::Accumulate, _) if in_place && overwrites(b) => {
+                    Access::ReadWrite
+                }
                 (Access::Accumulate, true) => Access::ReadWrite,
                 (Access::Accumulate, false) => Access::Write,
                 (other, _) => other,

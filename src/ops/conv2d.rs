@@ -80,10 +80,19 @@ static BACKWARD_X: Kernel = Kernel {
 static BACKWARD_W: Kernel = Kernel {
     name: "conv2d_dw",
     source: include_str!("../../shaders/conv2d_dw.wgsl"),
-    bindings: &[read("x").half("HALF_X"), read("dy").half("HALF_Y"), write("partial")],
+    bindings: &[
+        read("x").half("HALF_X"),
+        read("dy").half("HALF_Y"),
+        write("partial").when("SPLIT"),
+        accumulate("dweight").when("WHOLE"),
+        accumulate("dbias").when("WHOLE"),
+    ],
     params: WeightParams::FIELDS,
-    defines: &["VEC", "TM", "TN", "UNI", "WG", "PX", "HALF_X", "HALF_Y"],
+    defines: &["VEC", "TM", "TN", "UNI", "WG", "PX", "HALF_X", "HALF_Y", "SPLIT", "WHOLE", "ACC"],
 };
+
+/// SPLIT, WHOLE and ACC: sums of splits, or the gradient itself, assigned or added.
+const RESULTS: [[i64; 3]; 3] = [[1, 0, 0], [0, 1, 0], [0, 1, 1]];
 
 static SUM_SPLITS: Kernel = Kernel {
     name: "sum_splits",
@@ -142,7 +151,7 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     vec![
         (&FORWARD, forward),
         (&BACKWARD_X, dx),
-        (&BACKWARD_W, dw),
+        (&BACKWARD_W, dw.iter().flat_map(|v| RESULTS.map(|r| [&v[..], &r].concat())).collect()),
         (&SUM_SPLITS, vec![vec![0], vec![1]]),
     ]
 }
@@ -330,7 +339,9 @@ pub(super) fn launch_backward_weight(
     let rows_per_split = rows.div_ceil(wanted.min(rows)).min(longest);
     let splits = rows.div_ceil(rows_per_split);
     let weights = taps * g.cin * g.cout;
-    let partial = lower.temp("partial", &[splits as usize, weights + g.cout]);
+    // One split needs no sum: it is the gradient.
+    let partial = (splits > 1).then(|| lower.temp("partial", &[splits as usize, weights + g.cout]));
+    let result = RESULTS[if partial.is_some() { 0 } else { 1 + usize::from(acc) }];
     let p = g.params(0, 0);
     let wp = WeightParams {
         n: p.n,
@@ -352,9 +363,10 @@ pub(super) fn launch_backward_weight(
     let px = px.unwrap_or(1).into();
     lower.launch(Launch {
         kernel: &BACKWARD_W,
-        defines: &[vec, tm, tn, uni, wg, px, lower.half(x), lower.half(dy)],
+        defines: &[&[vec, tm, tn, uni, wg, px, lower.half(x), lower.half(dy)][..], &result]
+            .concat(),
         params: bytemuck::bytes_of(&wp),
-        bindings: &[Some(x), Some(dy), Some(partial)],
+        bindings: &[Some(x), Some(dy), partial, Some(dweight), Some(dbias)],
         groups: if tile.uniform {
             ((taps * tiles_m) as u64).div_ceil(lanes.into()) * tiles_n as u64 * splits
         } else {
@@ -362,6 +374,7 @@ pub(super) fn launch_backward_weight(
         },
         flops: g.flops(),
     })?;
+    let Some(partial) = partial else { return Ok(()) };
     let sp = SplitParams { weights: weights as u32, biases: p.cout, splits: splits as u32 };
     lower.launch(Launch {
         kernel: &SUM_SPLITS,

@@ -25,7 +25,7 @@ use super::{GROUP, groups};
 use crate::graph::{
     FileLayout, Graph, Init, Launch, Lower, Node, Normed, Op, ParamInfo, TensorId, bucket,
 };
-use crate::kernel::{Kernel, accumulate, read, read_write, write};
+use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
 
 params! {
@@ -97,23 +97,23 @@ static SUMS: Kernel = Kernel {
     defines: &["VEC", "SILU", "EMB", "ACC", "IN", "OUT", "FINISH", "WALK", "HALF_X", "HALF_Y"],
 };
 
-// dweight and dbias are read only with ACC_PARAMS, but a kernel has one flag
-// for `accumulate`; parameter gradients share no memory, so the promise of a
-// full write is not missed.
+// dweight and dbias are read with ACC_PARAMS, but a kernel has one flag for
+// `accumulate`. What is added to are gradients of parameters, which share no memory
+// and live on from launch to launch whatever is said here.
 static GRADS: Kernel = Kernel {
     name: "group_norm_grads",
     source: include_str!("../../shaders/group_norm_grads.wgsl"),
     bindings: &[
         read("x").half("HALF_X"),
-        read("dy").half("HALF_Y"),
+        read("dy").half("HALF_Y").overwritten_by("dx"),
         read("coefs"),
         read("sums"),
         accumulate("dx").half("HALF_X"),
-        read_write("dweight"),
-        read_write("dbias"),
+        write("dweight"),
+        write("dbias"),
     ],
     params: GradsParams::FIELDS,
-    defines: &["VEC", "SILU", "ACC", "ACC_PARAMS", "HALF_X", "HALF_Y"],
+    defines: &["VEC", "SILU", "ACC", "ACC_PARAMS", "INPLACE", "HALF_X", "HALF_Y"],
 };
 
 /// The parts of a reduction: all in one launch, or partials and their merging.
@@ -174,7 +174,10 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
         let packs = |v: &Vec<i64>| v[0] == 1 || v[n..] == [0, 0];
         bits.flat_map(with).filter(packs).collect::<Vec<_>>()
     };
-    vec![(&STATS, stats), (&APPLY, flags(2)), (&SUMS, sums), (&GRADS, flags(4))]
+    // What is overwritten is not added to, and has the result's precision.
+    let mut grads = flags(5);
+    grads.retain(|v| v[4] == 0 || v[2] == 0 && v[5] == v[6]);
+    vec![(&STATS, stats), (&APPLY, flags(2)), (&SUMS, sums), (&GRADS, grads)]
 }
 
 /// Precisions of x and y: 32 bits, within the half-precision torso, out of it
@@ -532,6 +535,7 @@ impl Op for GroupNormOp {
                 self.options.silu.into(),
                 acc.into(),
                 acc_params.into(),
+                0,
                 lower.half(x),
                 lower.half(dy),
             ],

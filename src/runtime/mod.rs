@@ -328,8 +328,8 @@ fn locate<'a>(
     };
     match info.storage {
         Storage::Slot => {
-            let slot = plan.slots.of.get(&id).ok_or_else(missing)?;
-            Ok((&memory.slots[*slot], 0, info.bytes()))
+            let place = plan.slots.of.get(&id).ok_or_else(missing)?;
+            Ok((&memory.slots[place.slot], place.offset, info.bytes()))
         }
         Storage::Pinned | Storage::Prepared => {
             Ok((memory.pinned.get(&id).ok_or_else(missing)?, 0, info.bytes()))

@@ -3,7 +3,7 @@
 use super::pipeline_file::PipelineFile;
 use crate::gpu::Gpu;
 use crate::graph::Dispatch;
-use crate::kernel::{Access, DIGITS, Kernel, check, compose, parse};
+use crate::kernel::{Access, DIGITS, Kernel, check, compose, open, parse};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-type Key = (&'static str, Vec<i64>);
+/// Kernel, defines, and [`Dispatch::opened`].
+type Key = (&'static str, Vec<i64>, u32);
 
 /// A compiled variant of a kernel.
 #[derive(Clone)]
@@ -94,7 +95,7 @@ impl Pipelines {
 
     /// One pipeline per dispatch, compiling what is missing on all cores.
     pub(super) fn prepare(&self, gpu: &Gpu, dispatches: &[Dispatch]) -> Result<Vec<Compiled>> {
-        let key = |d: &Dispatch| (d.kernel.name, d.defines.clone());
+        let key = |d: &Dispatch| (d.kernel.name, d.defines.clone(), d.opened);
         let mut missing: HashMap<Key, &'static Kernel> = HashMap::new();
         {
             let made = self.lock();
@@ -125,7 +126,7 @@ impl Pipelines {
         };
         let work = |made: mpsc::Sender<()>| {
             while let Some((key, kernel)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match self.compile(gpu, kernel, &key.1) {
+                match self.compile(gpu, kernel, key) {
                     Ok(compiled) => {
                         self.lock().insert(key.clone(), compiled);
                         // The receiver listens until every sender is gone.
@@ -174,9 +175,11 @@ impl Pipelines {
         }
     }
 
-    fn compile(&self, gpu: &Gpu, kernel: &'static Kernel, defines: &[i64]) -> Result<Compiled> {
-        let module = parse(kernel, &compose(kernel, defines)?)?;
+    fn compile(&self, gpu: &Gpu, kernel: &'static Kernel, key: &Key) -> Result<Compiled> {
+        let (_, defines, opened) = key;
+        let mut module = parse(kernel, &compose(kernel, defines)?)?;
         check(kernel, defines, &module)?;
+        open(&mut module, *opened);
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module));
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
@@ -193,7 +196,7 @@ impl Pipelines {
                 )
             }
         };
-        let layout = bind_group_layout(gpu, kernel, defines);
+        let layout = bind_group_layout(gpu, kernel, defines, *opened);
         let pipeline_layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.name),
             bind_group_layouts: &[Some(&layout)],
@@ -222,7 +225,12 @@ impl Pipelines {
     }
 }
 
-fn bind_group_layout(gpu: &Gpu, kernel: &Kernel, defines: &[i64]) -> wgpu::BindGroupLayout {
+fn bind_group_layout(
+    gpu: &Gpu,
+    kernel: &Kernel,
+    defines: &[i64],
+    opened: u32,
+) -> wgpu::BindGroupLayout {
     let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
@@ -230,7 +238,7 @@ fn bind_group_layout(gpu: &Gpu, kernel: &Kernel, defines: &[i64]) -> wgpu::BindG
         count: None,
     };
     let storage = kernel.active_bindings(defines).map(|(number, b)| {
-        let read_only = b.access == Access::Read;
+        let read_only = b.access == Access::Read && opened >> number & 1 == 0;
         entry(number, wgpu::BufferBindingType::Storage { read_only })
     });
     let entries: Vec<_> =

@@ -1,7 +1,7 @@
 //! Fitting a training step into a memory budget: which levels of the network
 //! are computed twice instead of kept.
 
-use super::{TrainConfig, plan_report};
+use super::{TrainConfig, plan_step};
 use crate::diffusion::DiffusionConfig;
 use crate::gpu::{Caps, human_bytes};
 use crate::graph::PlanReport;
@@ -32,14 +32,14 @@ impl MemoryNeed {
 /// Plans a step with the options as they are.
 ///
 /// # Errors
-/// As [`plan_report`].
+/// As [`plan_step`].
 pub fn memory_need(
     caps: &Caps,
     model: &ModelConfig,
     diffusion: &DiffusionConfig,
     config: &TrainConfig,
 ) -> Result<MemoryNeed> {
-    let report = plan_report(caps, model, diffusion, config)?;
+    let report = plan_step(caps, model, diffusion, config)?.report();
     Ok(MemoryNeed { report, copies: 4 + config.ema_rates.len() as u64 })
 }
 
