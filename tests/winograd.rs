@@ -44,7 +44,8 @@ impl Problem {
     fn run(&self, variant: &str) -> Vec<Vec<f32>> {
         let (gpu, pipelines) = device();
         let (mut g, x, y) = self.graph();
-        let seed = g.input("seed", &g.shape(y).to_vec(), DType::F32);
+        let s = &self.shape;
+        let seed = g.input("seed", &[s.n, s.h, s.w, s.cout], DType::F32);
         let mut lower = Lower::new(&g, &gpu.caps);
         OPS.iter().for_each(|op| lower.force(op, variant));
         lower.forward().unwrap();
