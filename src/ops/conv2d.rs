@@ -21,9 +21,10 @@
 
 use super::add::give_grad;
 use super::tiles::{
-    Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, choose,
-    divide, lanes_for, uniform_fits, wanted_invocations,
+    Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way,
+    choose, divide, lanes_for, uniform_fits, wanted_invocations,
 };
+use super::staged::{self, Block};
 use super::winograd::{self, Additions};
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
 use crate::graph::{
@@ -33,7 +34,7 @@ use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
 
 params! {
-    struct Params {
+    pub(super) struct Params {
         n: u32, h: u32, w: u32, cin: u32, oh: u32, ow: u32, cout: u32,
         kernel: u32, stride: u32, pad: u32, tiles_n: u32, tiles: u32,
     }
@@ -160,11 +161,11 @@ impl Geometry {
         (extent + 2 * self.pad() - self.kernel) / self.stride + 1
     }
 
-    fn oh(&self) -> usize {
+    pub fn oh(&self) -> usize {
         self.out(self.h)
     }
 
-    fn ow(&self) -> usize {
+    pub fn ow(&self) -> usize {
         self.out(self.w)
     }
 
@@ -175,6 +176,21 @@ impl Geometry {
     /// Rows of the weight, and their length.
     fn weight_rows(&self) -> [usize; 2] {
         [self.kernel * self.kernel * self.cin, self.cout]
+    }
+
+    /// Staged tiles for the product of `rows` x `columns`, and the rule's.
+    fn blocks(
+        &self,
+        lower: &Lower,
+        [rows, columns]: [usize; 2],
+        half: bool,
+    ) -> (Vec<Block>, Option<Block>) {
+        match self.vec() {
+            true => {
+                staged::conv_blocks(lower, [1, rows, columns], wanted_invocations(lower), half)
+            }
+            false => (Vec::new(), None),
+        }
     }
 
     /// A multiply-add counts two.
@@ -190,7 +206,7 @@ impl Geometry {
         [bucket(pixels), self.cin, self.cout, self.kernel, self.stride, bits]
     }
 
-    fn params(&self, tiles_n: u32, tiles: u32) -> Params {
+    pub fn params(&self, tiles_n: u32, tiles: u32) -> Params {
         Params {
             n: self.n as u32,
             h: self.h as u32,
@@ -226,7 +242,15 @@ pub(super) fn launch_forward(
     }
     let product =
         Product { batch: 1, rows, columns: g.cout, vec: g.vec(), shared: g.weight_rows() };
-    let d = divide(lower, FORWARD.name, &key, product);
+    let half = [x, weight, y].iter().all(|t| lower.half(*t) != 0);
+    let blocks = g.blocks(lower, [rows, g.cout], half);
+    let d = match divide(lower, FORWARD.name, &key, product, blocks) {
+        Way::Tiles(division) => division,
+        Way::Block(block) => {
+            let tensors = [x, weight, bias, y];
+            return staged::launch_forward(lower, block, &g, tensors, [emb, residual]);
+        }
+    };
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (has_emb, has_residual) = (emb.is_some().into(), residual.is_some().into());
     lower.launch(Launch {
@@ -253,7 +277,14 @@ pub(super) fn launch_backward_x(
         return winograd::launch_backward_x(lower, &g, filter, [dy, weight], (dx, acc));
     }
     let product = Product { batch: 1, rows, columns: g.cin, vec: g.vec(), shared: g.weight_rows() };
-    let d = divide(lower, BACKWARD_X.name, &key, product);
+    let half = [dy, weight, dx].iter().all(|t| lower.half(*t) != 0);
+    let blocks = g.blocks(lower, [rows, g.cin], half);
+    let d = match divide(lower, BACKWARD_X.name, &key, product, blocks) {
+        Way::Tiles(division) => division,
+        Way::Block(block) => {
+            return staged::launch_backward_x(lower, block, &g, [dy, weight], (dx, acc));
+        }
+    };
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (stride1, acc) = ((g.stride == 1).into(), acc.into());
     lower.launch(Launch {

@@ -21,7 +21,7 @@
 //! transforms stays small. It has 32 bits in half precision too.
 
 use super::conv2d::Geometry;
-use super::{gemm, groups};
+use super::{gemm, groups, staged};
 use crate::Result;
 use crate::graph::{Launch, Lower, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
@@ -155,7 +155,9 @@ pub(super) fn choose(
         return None;
     }
     let fewest = if lower.caps.software { 16 } else { 64 };
-    let enough = g.cin.min(g.cout) >= fewest && g.n * g.h * g.w >= FEWEST_PIXELS;
+    let half = between.iter().all(|t| lower.half(*t) != 0) && op != "conv3x3_dw";
+    let direct = staged::prefers_direct(lower, [g.n * g.h * g.w, g.cin.min(g.cout)], half);
+    let enough = g.cin.min(g.cout) >= fewest && g.n * g.h * g.w >= FEWEST_PIXELS && !direct;
     let halves = |f: Filter| {
         let tiles = g.h.div_ceil(f.size()) * g.w.div_ceil(f.size());
         enough && 9 * g.h * g.w >= 2 * f.points() * tiles
