@@ -115,18 +115,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}
 {% endfor %}
                 workgroupBarrier();
-{% for k in range(0, 32, S) %}
+                // Not unrolled: a turn has {{ fragments * fragments }} products already.
+                for (var k = 0u; k < 32u; k += {{ S }}u) {
 {% for j in range(fragments) %}
 {# b of the gradient lies along the depth: column by column. #}
-                let b{{ k }}_{{ j }} = {% if DX %}coopLoad<{{ mat }}<f16, B>>(&slab_b[(across + {{ j * S }}u) * {{ b_row }}u + {{ k }}u], {{ b_row }}u){% else %}coopLoadT<{{ mat }}<f16, B>>(&slab_b[{{ k * b_row }}u + across + {{ j * S }}u], {{ b_row }}u){% endif %};
+                    let b{{ j }} = {% if DX %}coopLoad<{{ mat }}<f16, B>>(&slab_b[(across + {{ j * S }}u) * {{ b_row }}u + k], {{ b_row }}u){% else %}coopLoadT<{{ mat }}<f16, B>>(&slab_b[k * {{ b_row }}u + across + {{ j * S }}u], {{ b_row }}u){% endif %};
 {% endfor %}
 {% for i in range(fragments) %}
-                let a{{ k }}_{{ i }} = coopLoadT<{{ mat }}<f16, A>>(&slab_a[(down + {{ i * S }}u) * {{ a_row }}u + {{ k }}u], {{ a_row }}u);
+                    let a{{ i }} = coopLoadT<{{ mat }}<f16, A>>(&slab_a[(down + {{ i * S }}u) * {{ a_row }}u + k], {{ a_row }}u);
 {% for j in range(fragments) %}
-                c{{ i }}_{{ j }} = coopMultiplyAdd(a{{ k }}_{{ i }}, b{{ k }}_{{ j }}, c{{ i }}_{{ j }});
+                    c{{ i }}_{{ j }} = coopMultiplyAdd(a{{ i }}, b{{ j }}, c{{ i }}_{{ j }});
 {% endfor %}
 {% endfor %}
-{% endfor %}
+                }
                 workgroupBarrier();
             }
         }

@@ -10,7 +10,7 @@ use demist::ops::{self, LinearOptions};
 use demist::reference;
 use demist::reference::conv2d::Conv2dShape;
 use demist::reference::linear::LinearShape;
-use harness::{Args, Case, Twin, device, parallel_device};
+use harness::{Args, Case, Twin, device, narrow_device, parallel_device};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -160,6 +160,9 @@ fn cases_of_quads() -> Vec<(Shape, bool, bool)> {
     ]
 }
 
+/// 48 tiles of pixels: a launch folded to two dimensions has workgroups without any.
+const FOLDED: Shape = shape(3, [32, 32], [4, 8], 1, 1);
+
 /// `candidate` for the direct products, and no Winograd before.
 fn direct(s: Shape, candidate: &'static str) -> Vec<(&'static str, &'static str)> {
     let mut forced = vec![("conv2d", candidate), ("conv2d_dx", candidate)];
@@ -178,6 +181,8 @@ fn staged_convolutions() {
             case.check_forced(&direct(s, candidate), true);
         }
     }
+    let folded = conv_case(FOLDED, true, true);
+    folded.check_forced_on(narrow_device(), &direct(FOLDED, "staged64x64"), false);
     let linear = linear_case([70, 48, 68], |g, x| ops::linear(g, x, 68));
     linear.check_forced(&[("conv2d", "staged64x64"), ("conv2d_dx", "staged128x64")], false);
 }
@@ -234,6 +239,8 @@ fn convolutions_on_cooperative_matrices() {
         for (s, emb, residual) in cases_of_quads() {
             conv_case(s, emb, residual).check_forced(&direct(s, candidate), true);
         }
+        let folded = conv_case(FOLDED, true, true);
+        folded.check_forced_on(narrow_device(), &direct(FOLDED, candidate), true);
     }
 }
 
@@ -259,7 +266,7 @@ fn plan(
 }
 
 fn assert_refused(caps: &Caps, s: Shape, half: bool, candidate: &'static str) {
-    let refused = plan(caps, s, half, &direct(s, candidate)[..1]);
+    let refused = plan(caps, s, half, &direct(s, candidate));
     let message = refused.map(|_| ()).expect_err("a variant that is not there").to_string();
     assert!(message.contains(candidate) && message.contains("conv2d"), "{message}");
 }

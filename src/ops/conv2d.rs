@@ -20,11 +20,11 @@
 //! [`super::linear`] runs the same kernels on 1x1 images.
 
 use super::add::give_grad;
+use super::staged::{self, Block};
 use super::tiles::{
     Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way,
     choose, divide, lanes_for, uniform_fits, wanted_invocations,
 };
-use super::staged::{self, Block};
 use super::winograd::{self, Additions};
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
 use crate::graph::{
@@ -186,9 +186,7 @@ impl Geometry {
         half: bool,
     ) -> (Vec<Block>, Option<Block>) {
         match self.vec() {
-            true => {
-                staged::conv_blocks(lower, [1, rows, columns], wanted_invocations(lower), half)
-            }
+            true => staged::conv_blocks(lower, [1, rows, columns], wanted_invocations(lower), half),
             false => (Vec::new(), None),
         }
     }

@@ -177,7 +177,11 @@ static CONV_COOP: Kernel = Kernel {
 static CONV_DX_COOP: Kernel = Kernel {
     name: "conv2d_dx_coop",
     source: COOP_SOURCE,
-    bindings: &[read("dy").half("COOP"), read("weight").half("COOP"), accumulate("dx").half("COOP")],
+    bindings: &[
+        read("dy").half("COOP"),
+        read("weight").half("COOP"),
+        accumulate("dx").half("COOP"),
+    ],
     params: ConvParams::FIELDS,
     defines: CONV_COOP.defines,
 };

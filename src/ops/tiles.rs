@@ -177,8 +177,7 @@ pub(super) fn divide(
         None => wide.iter().copied().find(|t| fits(t) && busy(t)).unwrap_or(last),
     };
     let tiles = [shared, wide].concat();
-    let names: Vec<_> =
-        tiles.iter().map(|t| t.name).chain(blocks.iter().map(|b| b.name)).collect();
+    let names: Vec<_> = tiles.iter().map(|t| t.name).chain(blocks.iter().map(|b| b.name)).collect();
     let rule = match block_rule.and_then(|r| blocks.iter().position(|b| *b == r)) {
         Some(i) => tiles.len() + i,
         None => tiles.iter().position(|t| *t == rule).unwrap_or(0),

@@ -183,7 +183,20 @@ impl<'a> Bench<'a> {
             let shape = graph.shape(*t).to_vec();
             seeds.push((*t, graph.input(&format!("seed{i}"), &shape, DType::F32)));
         }
-        Bench { case, device, graph, floats, integers, out, sides, seeds, mid, half, node, forced: &[] }
+        Bench {
+            case,
+            device,
+            graph,
+            floats,
+            integers,
+            out,
+            sides,
+            seeds,
+            mid,
+            half,
+            node,
+            forced: &[],
+        }
     }
 
     fn run(&self, inputs: &[Vec<f32>], params: &[Vec<f32>], seeds: &[Vec<f32>]) -> Run {
@@ -305,8 +318,13 @@ impl Case<'_> {
     /// As [`Case::check`], or in `half` precision [`Case::check_half`], with variants that
     /// must be there and taken.
     pub fn check_forced(&self, forced: Forced, half: bool) {
+        self.check_forced_on(device(), forced, half);
+    }
+
+    /// As [`Case::check_forced`] on another device.
+    pub fn check_forced_on(&self, device: &'static (Gpu, Pipelines), forced: Forced, half: bool) {
         for mid in [false, true] {
-            self.check_in(device(), [mid, half], forced, &|_, v| v);
+            self.check_in(device, [mid, half], forced, &|_, v| v);
         }
     }
 
