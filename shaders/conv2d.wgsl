@@ -9,6 +9,7 @@
 // HALF_X: x and weight hold halves (VEC is then set), HALF_Y: y and residual do.
 {% include "common.wgsl" %}
 {% from "conv2d_load.wgsl" import load_channels, load_weight %}
+{% from "conv2d_store.wgsl" import store_y %}
 {% from "quad.wgsl" import load %}
 {% from "storage.wgsl" import element, half_functions %}
 {% from "uniform.wgsl" import uniform_functions %}
@@ -43,21 +44,7 @@ struct Params {
 {% endif %}
 {% endif %}
 
-fn store(pixel: u32, co: u32, v: vec4<f32>) {
-    let i = pixel * p.cout + co;
-{% if EMB %}
-    let e = (pixel / (p.oh * p.ow)) * p.cout + co;
-{% endif %}
-{% if HALF_Y %}
-    y[i >> 2u] = pack4(v + load_bias(0u, co){% if EMB %} + load_emb(e - co, co){% endif %}{% if RESIDUAL %} + unpack4(residual[i >> 2u]){% endif %});
-{% elif VEC %}
-    y[i >> 2u] = v + bias[co >> 2u]{% if EMB %} + emb[e >> 2u]{% endif %}{% if RESIDUAL %} + residual[i >> 2u]{% endif %};
-{% else %}
-    for (var k = 0u; k < min(4u, p.cout - co); k += 1u) {
-        y[i + k] = v[k] + bias[co + k]{% if EMB %} + emb[e + k]{% endif %}{% if RESIDUAL %} + residual[i + k]{% endif %};
-    }
-{% endif %}
-}
+{{ store_y(VEC, HALF_Y, EMB, RESIDUAL) }}
 
 @compute @workgroup_size({{ WG }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

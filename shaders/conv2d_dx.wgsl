@@ -8,6 +8,7 @@
 // HALF_X: dx and weight hold halves (VEC is then set), HALF_Y: dy does.
 {% include "common.wgsl" %}
 {% from "conv2d_load.wgsl" import load_channels, load_weight %}
+{% from "conv2d_store.wgsl" import store_dx %}
 {% from "storage.wgsl" import element, half_functions %}
 {% from "uniform.wgsl" import uniform_functions %}
 
@@ -27,18 +28,7 @@ struct Params {
 {{ load_channels("dy", "cout", VEC, HALF_Y) }}
 {{ load_weight(VEC, HALF_X) }}
 
-fn store(pixel: u32, ci: u32, v: vec4<f32>) {
-    let i = pixel * p.cin + ci;
-{% if HALF_X %}
-    dx[i >> 2u] = pack4(v{% if ACC %} + unpack4(dx[i >> 2u]){% endif %});
-{% elif VEC %}
-    dx[i >> 2u] = v{% if ACC %} + dx[i >> 2u]{% endif %};
-{% else %}
-    for (var k = 0u; k < min(4u, p.cin - ci); k += 1u) {
-        dx[i + k] = v[k]{% if ACC %} + dx[i + k]{% endif %};
-    }
-{% endif %}
-}
+{{ store_dx(VEC, HALF_X, ACC) }}
 
 @compute @workgroup_size({{ WG }})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -1,14 +1,16 @@
 //! Convolution and linear layers against their CPU twins: odd sizes, both
-//! strides, stems and heads of three channels, fused additions.
+//! strides, stems and heads of three channels, fused additions. The variants
+//! for GPUs pass the same cases where their channels allow it.
 
 mod harness;
 
-use demist::graph::{DType, FileLayout, Graph, Init, TensorId};
+use demist::gpu::{Caps, Coop};
+use demist::graph::{DType, FileLayout, Graph, Init, Lower, Plan, PlanOptions, TensorId};
 use demist::ops::{self, LinearOptions};
 use demist::reference;
 use demist::reference::conv2d::Conv2dShape;
 use demist::reference::linear::LinearShape;
-use harness::{Args, Case, Twin, parallel_device};
+use harness::{Args, Case, Twin, device, narrow_device, parallel_device};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -141,6 +143,162 @@ fn tiles_for_gpus() {
     }
     conv_case(shape(2, [16, 16], [32, 64], 3, 1), true, true)
         .check_half_on(parallel_device(), |_, v| v);
+}
+
+/// Channels in multiples of four: less than a tile and its slabs, several tiles, edges
+/// of every extent, both strides, all additions.
+fn cases_of_quads() -> Vec<(Shape, bool, bool)> {
+    vec![
+        (shape(2, [8, 8], [32, 64], 3, 1), false, false),
+        (shape(2, [6, 6], [32, 64], 1, 1), false, true),
+        (shape(3, [5, 4], [8, 12], 3, 1), true, true),
+        (shape(2, [6, 5], [4, 8], 3, 2), true, false),
+        (shape(2, [1, 6], [4, 12], 3, 2), false, false),
+        (shape(1, [5, 9], [36, 72], 1, 1), true, true),
+        (shape(2, [9, 15], [68, 20], 3, 1), false, true),
+        (shape(2, [16, 16], [16, 132], 3, 2), false, false),
+    ]
+}
+
+/// 48 tiles of pixels: a launch folded to two dimensions has workgroups without any.
+const FOLDED: Shape = shape(3, [32, 32], [4, 8], 1, 1);
+
+/// `candidate` for the direct products, and no Winograd before.
+fn direct(s: Shape, candidate: &'static str) -> Vec<(&'static str, &'static str)> {
+    let mut forced = vec![("conv2d", candidate), ("conv2d_dx", candidate)];
+    if (s.kernel, s.stride) == (3, 1) {
+        forced.extend([("conv3x3", "direct"), ("conv3x3_dx", "direct")]);
+    }
+    forced
+}
+
+#[test]
+fn staged_convolutions() {
+    for candidate in ["staged64x64", "staged128x64"] {
+        for (s, emb, residual) in cases_of_quads() {
+            let case = conv_case(s, emb, residual);
+            case.check_forced(&direct(s, candidate), false);
+            case.check_forced(&direct(s, candidate), true);
+        }
+    }
+    let folded = conv_case(FOLDED, true, true);
+    folded.check_forced_on(narrow_device(), &direct(FOLDED, "staged64x64"), false);
+    let linear = linear_case([70, 48, 68], |g, x| ops::linear(g, x, 68));
+    linear.check_forced(&[("conv2d", "staged64x64"), ("conv2d_dx", "staged128x64")], false);
+}
+
+#[test]
+fn staged_products_of_winograds_filters() {
+    for filter in ["winograd2", "winograd4"] {
+        for product in ["staged64x64", "staged128x64"] {
+            for s in [
+                shape(2, [8, 8], [32, 64], 3, 1),
+                shape(3, [5, 4], [8, 12], 3, 1),
+                shape(2, [33, 18], [68, 20], 3, 1),
+            ] {
+                let forced = [
+                    ("conv3x3", filter),
+                    ("conv3x3_dx", filter),
+                    ("conv3x3_dw", filter),
+                    ("gemm", product),
+                    ("gemm_dx", product),
+                    ("gemm_dw", "staged64x64"),
+                ];
+                let case = conv_case(s, true, true);
+                case.check_forced(&forced, false);
+                case.check_forced(&forced, true);
+            }
+        }
+    }
+}
+
+/// Runs on what the device offers. Where the environment variable DEMIST_EXPECT_COOP
+/// is 1 that must be something; elsewhere a device without cooperative matrices must
+/// refuse them.
+#[test]
+fn convolutions_on_cooperative_matrices() {
+    let (gpu, _) = device();
+    let s = shape(2, [8, 8], [32, 64], 3, 1);
+    let Some(coop) = gpu.caps.coop else {
+        let expected = std::env::var("DEMIST_EXPECT_COOP").is_ok_and(|v| v == "1");
+        assert!(!expected, "DEMIST_EXPECT_COOP=1, but {} has no cooperative matrices", gpu.summary);
+        eprintln!("{} has no cooperative matrices of halves with 32-bit sums", gpu.summary);
+        for candidate in ["coop8x8", "coop16x16"] {
+            assert_refused(&gpu.caps, s, true, candidate);
+        }
+        return;
+    };
+    let sizes = [("coop8x8", coop.size8), ("coop16x16", coop.size16)];
+    for (candidate, offered) in sizes {
+        if !offered {
+            assert_refused(&gpu.caps, s, true, candidate);
+            continue;
+        }
+        // 32-bit operands would have to be rounded.
+        assert_refused(&gpu.caps, s, false, candidate);
+        for (s, emb, residual) in cases_of_quads() {
+            conv_case(s, emb, residual).check_forced(&direct(s, candidate), true);
+        }
+        let folded = conv_case(FOLDED, true, true);
+        folded.check_forced_on(narrow_device(), &direct(FOLDED, candidate), true);
+    }
+}
+
+/// The plan of a convolution alone, forward.
+fn plan(
+    caps: &Caps,
+    s: Shape,
+    half: bool,
+    forced: &[(&'static str, &'static str)],
+) -> demist::Result<Plan> {
+    let mut g = Graph::new();
+    g.half = half;
+    let mut x = g.input("x", &[s.n, s.h, s.w, s.cin], DType::F32);
+    if half {
+        x = ops::cast(&mut g, x, DType::F16)?;
+    }
+    let options = ops::Conv2d { kernel: s.kernel, stride: s.stride, ..ops::Conv2d::k3(s.cout) };
+    let y = ops::conv2d(&mut g, x, options, None, None)?;
+    let mut lower = Lower::new(&g, caps);
+    forced.iter().for_each(|(op, candidate)| lower.force(op, candidate));
+    lower.forward()?;
+    Plan::new(&g, lower, &[y], PlanOptions::default())
+}
+
+fn assert_refused(caps: &Caps, s: Shape, half: bool, candidate: &'static str) {
+    let refused = plan(caps, s, half, &direct(s, candidate));
+    let message = refused.map(|_| ()).expect_err("a variant that is not there").to_string();
+    assert!(message.contains(candidate) && message.contains("conv2d"), "{message}");
+}
+
+/// What a GPU and a software driver take by rule.
+#[test]
+fn rules_of_staged_and_cooperative_variants() {
+    let coop = |size8, size16| Some(Coop { size8, size16, subgroup: 32 });
+    let gpu = Caps { max_binding: 1 << 30, max_buffer: 1 << 30, ..Caps::default() };
+    let software = Caps { software: true, coop: coop(true, true), ..gpu.clone() };
+    let both = Caps { coop: coop(true, true), ..gpu.clone() };
+    let small = Caps { coop: coop(true, false), ..gpu.clone() };
+    let taken = |caps: &Caps, s: Shape, half: bool, op: &str| {
+        let plan = plan(caps, s, half, &[]).unwrap();
+        plan.choices.iter().find(|c| c.op == op).map(|c| c.name())
+    };
+    let one = shape(1, [16, 16], [64, 64], 1, 1);
+    let many = shape(16, [32, 32], [64, 64], 1, 1);
+    let three = shape(4, [32, 32], [128, 128], 3, 1);
+    assert_eq!(taken(&gpu, one, false, "conv2d"), Some("staged64x64"));
+    assert_eq!(taken(&gpu, many, false, "conv2d"), Some("staged128x64"));
+    assert_eq!(taken(&gpu, shape(1, [7, 9], [64, 64], 1, 1), false, "conv2d"), Some("tile4x4"));
+    assert_eq!(taken(&software, many, true, "conv2d"), Some("tile16x8"));
+    assert_eq!(taken(&both, many, true, "conv2d"), Some("coop16x16"));
+    assert_eq!(taken(&small, many, true, "conv2d"), Some("coop8x8"));
+    assert_eq!(taken(&both, many, false, "conv2d"), Some("staged128x64"));
+    assert_eq!(taken(&gpu, three, true, "conv3x3"), Some("winograd4"));
+    assert_eq!(taken(&gpu, three, true, "gemm"), Some("staged128x64"));
+    assert_eq!(taken(&both, three, true, "conv3x3"), Some("direct"));
+    assert_eq!(taken(&both, three, true, "conv2d"), Some("coop16x16"));
+    assert_eq!(taken(&both, three, false, "conv3x3"), Some("winograd4"));
+    assert_eq!(taken(&software, three, true, "conv3x3"), Some("winograd4"));
 }
 
 #[test]

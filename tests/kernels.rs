@@ -27,11 +27,17 @@ fn every_variant_compiles_for_every_backend() {
             core.set(Capabilities::SHADER_FLOAT16, kernel.define(&defines, "F16") != 0);
             // What is offered to a device that gains by it.
             core.set(Capabilities::IMMEDIATES, kernel.uses_immediates(&defines));
+            // What cooperative matrices need, where a device has them.
+            let coop = kernel.define(&defines, "COOP");
+            let needs = Capabilities::COOPERATIVE_MATRIX
+                | Capabilities::SHADER_FLOAT16
+                | Capabilities::SUBGROUP;
+            core |= if coop != 0 { needs } else { Capabilities::empty() };
             let info =
                 Validator::new(ValidationFlags::all(), core).validate(&module).unwrap_or_else(
                     |e| panic!("{} {defines:?}: {}", kernel.name, e.emit_to_string(&wgsl)),
                 );
-            write_all(kernel.name, &module, &info);
+            write_all(kernel.name, &module, &info, coop);
             // A plan may have to bind what is read as writable.
             open(&mut module, u32::MAX);
             let info = Validator::new(ValidationFlags::all(), core).validate(&module);
@@ -42,12 +48,20 @@ fn every_variant_compiles_for_every_backend() {
     assert!(variants > 50, "only {variants} variants");
 }
 
-fn write_all(name: &str, module: &naga::Module, info: &naga::valid::ModuleInfo) {
+/// naga writes cooperative matrices for Vulkan and Metal, not for Direct3D.
+fn write_all(name: &str, module: &naga::Module, info: &naga::valid::ModuleInfo, coop: i64) {
     let spirv = naga::back::spv::write_vec(module, info, &Default::default(), None);
     assert!(spirv.is_ok_and(|words| words.len() > 100), "{name}: SPIR-V");
     let options = naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
+    let options = match coop {
+        0 => options,
+        _ => naga::back::msl::Options { lang_version: (2, 3), ..options },
+    };
     let msl = naga::back::msl::write_string(module, info, &options, &Default::default());
     assert!(msl.is_ok_and(|(text, _)| text.contains("kernel void")), "{name}: MSL");
+    if coop != 0 {
+        return;
+    }
     let options = naga::back::hlsl::Options {
         fake_missing_bindings: true,
         immediates_target: Some(naga::back::hlsl::BindTarget::default()),

@@ -2,9 +2,11 @@
 //! device with its limits, transfers, and errors turned into values.
 
 mod adapters;
+mod coop;
 mod transfer;
 
 pub use adapters::{AdapterSummary, list_adapters};
+pub use coop::Coop;
 pub use transfer::human_bytes;
 
 use crate::tuning::Tuning;
@@ -19,6 +21,8 @@ pub struct Caps {
     /// The driver loads once for all lanes where an index comes from immediates
     /// (`shaders/uniform.wgsl`), and offers them.
     pub uniform_loads: bool,
+    /// Cooperative matrices of halves, where the device has what their kernels need.
+    pub coop: Option<Coop>,
     /// Largest bytes of one storage binding.
     pub max_binding: u64,
     /// Largest bytes of one buffer.
@@ -39,6 +43,7 @@ impl Default for Caps {
         Caps {
             software: false,
             uniform_loads: false,
+            coop: None,
             max_binding: l.max_storage_buffer_binding_size,
             max_buffer: l.max_buffer_size,
             storage_alignment: 256,
@@ -93,6 +98,8 @@ impl Gpu {
             && adapter.features().contains(wgpu::Features::IMMEDIATES)
             && offered.max_immediate_size >= digits;
         let wanted = if uniform_loads { wanted | wgpu::Features::IMMEDIATES } else { wanted };
+        let coop = Coop::of(&adapter);
+        let wanted = if coop.is_some() { wanted | coop::FEATURES } else { wanted };
         let limits = wgpu::Limits {
             max_immediate_size: if uniform_loads { digits } else { 0 },
             max_buffer_size: offered.max_buffer_size,
@@ -105,6 +112,7 @@ impl Gpu {
             // A pipeline cache changes nothing until one is made.
             required_features: adapter.features() & (wanted | wgpu::Features::PIPELINE_CACHE),
             required_limits: limits.clone(),
+            experimental_features: coop::permission(coop),
             ..Default::default()
         }))
         .map_err(|e| Error::Device(format!("{}: {e}", summary.name)))?;
@@ -120,6 +128,7 @@ impl Gpu {
         let caps = Caps {
             software: summary.kind == "software",
             uniform_loads,
+            coop,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             // One alignment for all devices keeps flat buffers identical.

@@ -32,7 +32,9 @@ pub fn check(kernel: &Kernel, defines: &[i64], module: &naga::Module) -> Result<
                 if half.is_some_and(|h| kernel.define(defines, h) != 0)
                     && !is_packed(module, var.ty)
                 {
-                    return Err(fail(format!("`{name}` is no array<vec2<u32>>, but holds halves")));
+                    return Err(fail(format!(
+                        "`{name}` is no array<vec2<u32>> or <vec4<f16>>, but holds halves"
+                    )));
                 }
                 let writes = access.contains(StorageAccess::STORE);
                 if writes != (wanted != Access::Read) {
@@ -63,11 +65,12 @@ pub fn open(module: &mut naga::Module, opened: u32) {
     }
 }
 
-/// Whether a type is the one that halves are stored in.
+/// Whether a type is one that halves are stored in.
 fn is_packed(module: &naga::Module, ty: naga::Handle<naga::Type>) -> bool {
     let TypeInner::Array { base, .. } = module.types[ty].inner else { return false };
-    module.types[base].inner
-        == TypeInner::Vector { size: naga::VectorSize::Bi, scalar: naga::Scalar::U32 }
+    let packed = TypeInner::Vector { size: naga::VectorSize::Bi, scalar: naga::Scalar::U32 };
+    let calculable = TypeInner::Vector { size: naga::VectorSize::Quad, scalar: naga::Scalar::F16 };
+    [packed, calculable].contains(&module.types[base].inner)
 }
 
 fn check_params(

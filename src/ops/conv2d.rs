@@ -20,9 +20,10 @@
 //! [`super::linear`] runs the same kernels on 1x1 images.
 
 use super::add::give_grad;
+use super::staged::{self, Block};
 use super::tiles::{
-    Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, choose,
-    divide, lanes_for, uniform_fits, wanted_invocations,
+    Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way,
+    choose, divide, lanes_for, uniform_fits, wanted_invocations,
 };
 use super::winograd::{self, Additions};
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
@@ -33,7 +34,7 @@ use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
 
 params! {
-    struct Params {
+    pub(super) struct Params {
         n: u32, h: u32, w: u32, cin: u32, oh: u32, ow: u32, cout: u32,
         kernel: u32, stride: u32, pad: u32, tiles_n: u32, tiles: u32,
     }
@@ -177,11 +178,11 @@ impl Geometry {
         (extent + 2 * self.pad() - self.kernel) / self.stride + 1
     }
 
-    fn oh(&self) -> usize {
+    pub fn oh(&self) -> usize {
         self.out(self.h)
     }
 
-    fn ow(&self) -> usize {
+    pub fn ow(&self) -> usize {
         self.out(self.w)
     }
 
@@ -192,6 +193,19 @@ impl Geometry {
     /// Rows of the weight, and their length.
     fn weight_rows(&self) -> [usize; 2] {
         [self.kernel * self.kernel * self.cin, self.cout]
+    }
+
+    /// Staged tiles for the product of `rows` x `columns`, and the rule's.
+    fn blocks(
+        &self,
+        lower: &Lower,
+        [rows, columns]: [usize; 2],
+        half: bool,
+    ) -> (Vec<Block>, Option<Block>) {
+        match self.vec() {
+            true => staged::conv_blocks(lower, [1, rows, columns], wanted_invocations(lower), half),
+            false => (Vec::new(), None),
+        }
     }
 
     /// A multiply-add counts two.
@@ -207,7 +221,7 @@ impl Geometry {
         [bucket(pixels), self.cin, self.cout, self.kernel, self.stride, bits]
     }
 
-    fn params(&self, tiles_n: u32, tiles: u32) -> Params {
+    pub fn params(&self, tiles_n: u32, tiles: u32) -> Params {
         Params {
             n: self.n as u32,
             h: self.h as u32,
@@ -240,12 +254,20 @@ pub(super) fn launch_forward(
     let scalar = lower.half(x) == 0 && lower.half(y) == 0;
     let (vec, shared) = (g.vec(), g.weight_rows());
     let product = Product { batch: 1, rows, columns: g.cout, vec, scalar, shared };
-    if let Some(filter) = winograd::choose(lower, ["conv3x3", FORWARD.name], &key, &g) {
-        lower.consider(|l| divide(l, FORWARD.name, &key, product));
+    let half = [x, weight, y].iter().all(|t| lower.half(*t) != 0);
+    let blocks = g.blocks(lower, [rows, g.cout], half);
+    if let Some(filter) = winograd::choose(lower, ["conv3x3", FORWARD.name], &key, &g, half) {
+        lower.consider(|l| divide(l, FORWARD.name, &key, product, blocks));
         let add = Additions { bias: Some(bias), emb, residual, acc: false };
         return winograd::launch_forward(lower, &g, filter, [x, weight, y], add);
     }
-    let d = divide(lower, FORWARD.name, &key, product);
+    let d = match divide(lower, FORWARD.name, &key, product, blocks) {
+        Way::Tiles(division) => division,
+        Way::Block(block) => {
+            let tensors = [x, weight, bias, y];
+            return staged::launch_forward(lower, block, &g, tensors, [emb, residual]);
+        }
+    };
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (has_emb, has_residual) = (emb.is_some().into(), residual.is_some().into());
     lower.launch(Launch {
@@ -270,11 +292,19 @@ pub(super) fn launch_backward_x(
     let key = g.key(rows, lower.half(dy));
     let (vec, shared) = (g.vec(), g.weight_rows());
     let product = Product { batch: 1, rows, columns: g.cin, vec, scalar: false, shared };
-    if let Some(filter) = winograd::choose(lower, ["conv3x3_dx", BACKWARD_X.name], &key, &g) {
-        lower.consider(|l| divide(l, BACKWARD_X.name, &key, product));
+    let half = [dy, weight, dx].iter().all(|t| lower.half(*t) != 0);
+    let blocks = g.blocks(lower, [rows, g.cin], half);
+    let names = ["conv3x3_dx", BACKWARD_X.name];
+    if let Some(filter) = winograd::choose(lower, names, &key, &g, half) {
+        lower.consider(|l| divide(l, BACKWARD_X.name, &key, product, blocks));
         return winograd::launch_backward_x(lower, &g, filter, [dy, weight], (dx, acc));
     }
-    let d = divide(lower, BACKWARD_X.name, &key, product);
+    let d = match divide(lower, BACKWARD_X.name, &key, product, blocks) {
+        Way::Tiles(division) => division,
+        Way::Block(block) => {
+            return staged::launch_backward_x(lower, block, &g, [dy, weight], (dx, acc));
+        }
+    };
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
     let (stride1, acc) = ((g.stride == 1).into(), acc.into());
     lower.launch(Launch {
@@ -322,7 +352,8 @@ pub(super) fn launch_backward_weight(
     dbias: TensorId,
 ) -> Result<()> {
     let key = g.key(g.n * g.oh() * g.ow(), lower.half(dy));
-    if let Some(filter) = winograd::choose(lower, ["conv3x3_dw", BACKWARD_W.name], &key, &g) {
+    if let Some(filter) = winograd::choose(lower, ["conv3x3_dw", BACKWARD_W.name], &key, &g, false)
+    {
         lower.consider(|l| choose_weight_tile(l, g, &key));
         let target = (dweight, acc);
         return winograd::launch_backward_weight(lower, &g, filter, [x, dy], target, dbias);

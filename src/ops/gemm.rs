@@ -1,9 +1,10 @@
 //! Batches of matrix products: what Winograd's convolutions consist of between
 //! their transforms ([`super::winograd`]). All is 32 bits and by `vec4`s.
 
+use super::staged::{self, STAGED_DW};
 use super::tiles::{
     Division, Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES,
-    WEIGHT_TILES, choose, divide, uniform_fits, wanted_invocations,
+    WEIGHT_TILES, Way, divide, uniform_fits, wanted_invocations,
 };
 use super::{GROUP, LOOP_TURNS};
 use crate::Result;
@@ -12,11 +13,11 @@ use crate::kernel::{Kernel, read, write};
 use crate::params;
 
 params! {
-    struct Params { batch: u32, rows: u32, columns: u32, depth: u32, across: u32, down: u32 }
+    pub(super) struct Params { batch: u32, rows: u32, columns: u32, depth: u32, across: u32, down: u32 }
 }
 
 params! {
-    struct SplitParams {
+    pub(super) struct SplitParams {
         batch: u32, rows: u32, columns: u32, depth: u32, across: u32, down: u32,
         splits: u32, first_split: u32, per_split: u32,
     }
@@ -83,6 +84,20 @@ pub(super) struct Shape {
     pub depth: usize,
 }
 
+impl Shape {
+    /// With the number of tiles across and down.
+    pub fn params(&self, [across, down]: [u32; 2]) -> Params {
+        Params {
+            batch: self.batch as u32,
+            rows: self.rows as u32,
+            columns: self.columns as u32,
+            depth: self.depth as u32,
+            across,
+            down,
+        }
+    }
+}
+
 /// `c` = `a` `b` for matrices `a` [batch, rows, depth] and `b` [batch, depth,
 /// columns], or, `transposed`, [batch, columns, depth].
 pub(super) fn launch(
@@ -105,16 +120,16 @@ pub(super) fn launch(
         scalar: false,
         shared,
     };
-    let d = divide(lower, op, &key, product);
-    let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
-    let p = Params {
-        batch: s.batch as u32,
-        rows: s.rows as u32,
-        columns: s.columns as u32,
-        depth: s.depth as u32,
-        across: d.across,
-        down: d.down,
+    let sizes = [s.batch, s.rows, s.columns];
+    let blocks = staged::blocks(lower, sizes, wanted_invocations(lower));
+    let d = match divide(lower, op, &key, product, blocks) {
+        Way::Tiles(division) => division,
+        Way::Block(block) => {
+            return staged::launch_product(lower, block, s, [a, b, c], transposed, flops);
+        }
     };
+    let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
+    let p = s.params([d.across, d.down]);
     lower.launch(Launch {
         kernel: &GEMM,
         defines: &[tm, tn, uni, wg, transposed.into()],
@@ -131,7 +146,8 @@ const PARTIAL_BYTES: u64 = 32 << 20;
 /// How the depth of transposed products is split.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SplitPlan {
-    tile: Tile,
+    /// A register tile, or none where workgroups own staged ones.
+    tile: Option<Tile>,
     per_split: usize,
 }
 
@@ -152,16 +168,31 @@ pub(super) fn split(lower: &mut Lower, s: Shape, rounds: usize) -> SplitPlan {
     let plain = WEIGHT_TILES.into_iter().filter(|t| fits(t) && wide(t));
     let tiles: Vec<Tile> = uniform.chain(plain).collect();
     let modest = |t: &&Tile| lower.caps.software || t.tm * t.tn <= 64;
-    let rule = *tiles.iter().find(modest).unwrap_or(&tiles[0]);
+    let rule = tiles.iter().position(|t| modest(&t)).unwrap_or(0);
     let key = [s.batch, bucket(s.depth), s.rows, s.columns];
-    let tile = choose(lower, "gemm_dw", &key, tiles, rule);
-    let d = Division::new(tile, [s.rows, s.columns], s.batch);
     let bytes = (rounds * s.batch * (s.rows + 1) * s.columns * size_of::<f32>()) as u64;
     let room = (PARTIAL_BYTES / bytes).clamp(1, 64);
-    let wanted = wanted_invocations(lower).div_ceil(d.tiles).clamp(1, room);
+    let (_, staged) = staged::blocks(lower, [s.batch, s.rows, s.columns], 0);
+    let names: Vec<_> = tiles.iter().map(|t| t.name).chain([STAGED_DW.name]).collect();
+    let rule = if staged.is_some() { tiles.len() } else { rule };
+    let tile = tiles.get(lower.choose("gemm_dw", &key, &names, rule)).copied();
+    let Some(tile) = tile else {
+        let groups = STAGED_DW.groups(s.batch, s.rows, s.columns);
+        return SplitPlan {
+            tile,
+            per_split: per_split(lower, s.depth, [groups * 256, room], LOOP_TURNS),
+        };
+    };
+    let d = Division::new(tile, [s.rows, s.columns], s.batch);
     let longest = if tile.uniform { UNIFORM_DEPTH } else { LOOP_TURNS };
-    let per_split = (s.depth as u64).div_ceil(wanted).min(longest) as usize;
-    SplitPlan { tile, per_split: per_split.max(1) }
+    SplitPlan { tile: Some(tile), per_split: per_split(lower, s.depth, [d.tiles, room], longest) }
+}
+
+/// Depth of a split, so that there are enough of them for `invocations` each, but at
+/// most `room`.
+fn per_split(lower: &Lower, depth: usize, [invocations, room]: [u64; 2], longest: u64) -> usize {
+    let wanted = wanted_invocations(lower).div_ceil(invocations).clamp(1, room);
+    (depth as u64).div_ceil(wanted).min(longest).max(1) as usize
 }
 
 /// The splits from `first_split` on of `c` [splits, batch * (rows + 1) * columns]:
@@ -176,19 +207,26 @@ pub(super) fn launch_dw(
     flops: u64,
 ) -> Result<()> {
     let splits = plan.splits(s.depth);
-    let d = Division::new(plan.tile, [s.rows, s.columns], s.batch * splits);
-    let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
+    let division = plan.tile.map(|t| Division::new(t, [s.rows, s.columns], s.batch * splits));
+    let [across, down] = match division {
+        Some(d) => [d.across, d.down],
+        None => STAGED_DW.tiles(s.rows, s.columns),
+    };
     let p = SplitParams {
         batch: s.batch as u32,
         rows: s.rows as u32,
         columns: s.columns as u32,
         depth: s.depth as u32,
-        across: d.across,
-        down: d.down,
+        across,
+        down,
         splits: splits as u32,
         first_split: first_split as u32,
         per_split: plan.per_split as u32,
     };
+    let Some(d) = division else {
+        return staged::launch_product_dw(lower, p, [a, b, c], flops);
+    };
+    let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
     lower.launch(Launch {
         kernel: &GEMM_DW,
         defines: &[tm, tn, uni, wg, turn(d.tile)],

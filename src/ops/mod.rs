@@ -31,6 +31,7 @@ mod repeat;
 mod resample;
 mod resize;
 mod silu;
+mod staged;
 mod tiles;
 mod timestep_embedding;
 mod vlb;
@@ -90,6 +91,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut all = Vec::new();
     all.extend(conv2d::kernels());
     all.extend(gemm::kernels());
+    all.extend(staged::kernels());
     all.extend(winograd::kernels());
     all.extend(add::kernels());
     all.extend(attention::kernels());

@@ -8,6 +8,7 @@
 //! (`shaders/uniform.wgsl`); they are for drivers that gain by it
 //! ([`crate::gpu::Caps::uniform_loads`]).
 
+use super::staged::Block;
 use super::{GROUP, groups};
 use crate::graph::Lower;
 
@@ -145,15 +146,23 @@ pub(super) struct Product {
     pub shared: [usize; 2],
 }
 
-/// A tile for products. By default a uniform one where the driver gains by it and
-/// the columns divide; else the largest that leaves enough invocations and does
-/// not waste columns.
+/// How a product is done: by register tiles, or by blocks of whole workgroups.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    Tiles(Division),
+    Block(Block),
+}
+
+/// A tile for products. Of the `blocks` one is taken if their own rule says so. Else, by
+/// default, a uniform tile where the driver gains by it and the columns divide;
+/// else the largest that leaves enough invocations and does not waste columns.
 pub(super) fn divide(
     lower: &mut Lower,
     op: &'static str,
     key: &[usize],
     Product { batch, rows, columns, vec, scalar, shared }: Product,
-) -> Division {
+    (blocks, block_rule): (Vec<Block>, Option<Block>),
+) -> Way {
     let division = |t: Tile| Division::new(t, [rows, columns], batch);
     let shares = (vec || scalar) && uniform_fits(lower, shared[0], shared[1]);
     let divides = |t: &Tile| match vec {
@@ -170,5 +179,14 @@ pub(super) fn divide(
         Some(t) => *t,
         None => wide.iter().copied().find(|t| fits(t) && busy(t)).unwrap_or(last),
     };
-    division(choose(lower, op, key, [shared, wide].concat(), rule))
+    let tiles = [shared, wide].concat();
+    let names: Vec<_> = tiles.iter().map(|t| t.name).chain(blocks.iter().map(|b| b.name)).collect();
+    let rule = match block_rule.and_then(|r| blocks.iter().position(|b| *b == r)) {
+        Some(i) => tiles.len() + i,
+        None => tiles.iter().position(|t| *t == rule).unwrap_or(0),
+    };
+    match lower.choose(op, key, &names, rule) {
+        i if i < tiles.len() => Way::Tiles(Division::new(tiles[i], [rows, columns], batch)),
+        i => Way::Block(blocks[i - tiles.len()]),
+    }
 }

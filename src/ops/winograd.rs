@@ -21,7 +21,7 @@
 //! transforms stays small. It has 32 bits in half precision too.
 
 use super::conv2d::Geometry;
-use super::{gemm, groups};
+use super::{gemm, groups, staged};
 use crate::Result;
 use crate::graph::{Launch, Lower, TensorId, bucket};
 use crate::kernel::{Kernel, accumulate, read, write};
@@ -160,6 +160,7 @@ pub(super) fn choose(
     [op, direct]: [&'static str; 2],
     key: &[usize],
     g: &Geometry,
+    half: bool,
 ) -> Option<Filter> {
     let largest = WEIGHT_BYTES.min(lower.caps.max_binding);
     let fits = |f: Filter| f.weight_bytes(g) <= largest;
@@ -174,7 +175,9 @@ pub(super) fn choose(
         return None;
     }
     let (channels, pixels) = if lower.caps.software { (16, 128) } else { (64, 1024) };
-    let enough = g.cin.min(g.cout) >= channels && g.n * g.h * g.w >= pixels;
+    let [all, least] = [g.n * g.h * g.w, g.cin.min(g.cout)];
+    let enough = least >= channels && all >= pixels;
+    let enough = enough && !staged::prefers_direct(lower, [all, least], half);
     let halves = |f: Filter| {
         let tiles = g.h.div_ceil(f.size()) * g.w.div_ceil(f.size());
         enough && 9 * g.h * g.w >= 2 * f.points() * tiles

@@ -131,7 +131,11 @@ struct Bench<'a> {
     mid: bool,
     half: bool,
     node: u16,
+    forced: Forced<'a>,
 }
+
+/// Variants to force: choice and candidate.
+pub type Forced<'a> = &'a [(&'static str, &'static str)];
 
 /// Images that half precision can hold.
 fn packs(shape: &[usize]) -> bool {
@@ -179,20 +183,40 @@ impl<'a> Bench<'a> {
             let shape = graph.shape(*t).to_vec();
             seeds.push((*t, graph.input(&format!("seed{i}"), &shape, DType::F32)));
         }
-        Bench { case, device, graph, floats, integers, out, sides, seeds, mid, half, node }
+        Bench {
+            case,
+            device,
+            graph,
+            floats,
+            integers,
+            out,
+            sides,
+            seeds,
+            mid,
+            half,
+            node,
+            forced: &[],
+        }
     }
 
     fn run(&self, inputs: &[Vec<f32>], params: &[Vec<f32>], seeds: &[Vec<f32>]) -> Run {
         let (gpu, pipelines) = self.device;
         let name = &self.case.name;
         let mut lower = Lower::new(&self.graph, &gpu.caps);
+        self.forced.iter().for_each(|(op, candidate)| lower.force(op, candidate));
         lower.forward().unwrap_or_else(|e| panic!("{name}: {e}"));
         lower.backward(&self.seeds, &self.floats).unwrap_or_else(|e| panic!("{name}: {e}"));
         let grads: Vec<_> = self.floats.iter().map(|x| lower.grad(*x)).collect();
         let mut keep = vec![self.out];
         keep.extend(&self.sides);
         keep.extend(grads.iter().flatten());
-        let plan = Plan::new(&self.graph, lower, &keep, PlanOptions::default()).unwrap();
+        let plan = Plan::new(&self.graph, lower, &keep, PlanOptions::default())
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (op, candidate) in self.forced {
+            let mut taken = plan.choices.iter().filter(|c| c.op == *op).peekable();
+            assert!(taken.peek().is_some(), "{name}: there is no choice {op}");
+            taken.for_each(|c| assert_eq!(c.name(), *candidate, "{name}: {op}"));
+        }
         verify_slots(&plan.tensors, &plan.dispatches, &plan.slots)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         let layout = ParamLayout::of(&self.graph, gpu.caps.max_binding);
@@ -261,7 +285,7 @@ impl Case<'_> {
         edit: impl Fn(usize, Vec<f32>) -> Vec<f32>,
     ) {
         for mid in [false, true] {
-            self.check_in(device, mid, false, &edit);
+            self.check_in(device, [mid, false], &[], &edit);
         }
     }
 
@@ -277,7 +301,7 @@ impl Case<'_> {
         edit: impl Fn(usize, Vec<f32>) -> Vec<f32>,
     ) {
         for mid in [false, true] {
-            self.check_in(device, mid, true, &edit);
+            self.check_in(device, [mid, true], &[], &edit);
         }
     }
 
@@ -288,17 +312,30 @@ impl Case<'_> {
 
     /// As [`Case::check_alone`] on another device.
     pub fn check_alone_on(&self, device: &'static (Gpu, Pipelines)) {
-        self.check_in(device, false, false, &|_, v| v);
+        self.check_in(device, [false, false], &[], &|_, v| v);
+    }
+
+    /// As [`Case::check`], or in `half` precision [`Case::check_half`], with variants that
+    /// must be there and taken.
+    pub fn check_forced(&self, forced: Forced, half: bool) {
+        self.check_forced_on(device(), forced, half);
+    }
+
+    /// As [`Case::check_forced`] on another device.
+    pub fn check_forced_on(&self, device: &'static (Gpu, Pipelines), forced: Forced, half: bool) {
+        for mid in [false, true] {
+            self.check_in(device, [mid, half], forced, &|_, v| v);
+        }
     }
 
     fn check_in(
         &self,
         device: &'static (Gpu, Pipelines),
-        mid: bool,
-        half: bool,
+        [mid, half]: [bool; 2],
+        forced: Forced,
         edit: &dyn Fn(usize, Vec<f32>) -> Vec<f32>,
     ) {
-        let bench = Bench::new(self, device, mid, half);
+        let bench = Bench { forced, ..Bench::new(self, device, mid, half) };
         let seed = |i: usize| {
             self.name
                 .bytes()
