@@ -75,7 +75,9 @@ impl Net {
     /// 32 bits, much of all memory of a network this small.
     fn direct(&self) -> Lower<'_> {
         let mut lower = Lower::new(&self.graph, &device().0.caps);
-        ["conv3x3", "conv3x3_dx", "conv3x3_dw"].map(|op| lower.force(op, "direct"));
+        for op in ["conv3x3", "conv3x3_dx", "conv3x3_dw"] {
+            lower.force(op, "direct");
+        }
         lower
     }
 

@@ -378,7 +378,9 @@ fn tune_keeps_what_all_commands_then_take() {
     assert!(inference.contains("(tuned)"), "{inference}");
     // Where there is nothing to choose, or to measure, the rule does.
     let by_rule = inference.lines().filter(|l| l.contains("(rule)"));
-    let mut by_rule = by_rule.filter(|l| !l.contains("norm_conv"));
+    // Tiles of a way that only became the faster one by tuning were not asked about.
+    let nested = ["norm_conv", "conv2d of", "gemm of"];
+    let mut by_rule = by_rule.filter(|l| !nested.iter().any(|op| l.contains(op)));
     assert!(by_rule.all(|l| l.ends_with("candidates: none")), "{inference}");
     assert!(training.contains("conv2d_dx of "), "{training}");
     let plain = ask(&["info", network(), "--explain", "--no-tuning"]).stdout;

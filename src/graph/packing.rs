@@ -96,6 +96,9 @@ pub(super) fn pack(blocks: &[Block], limit: u64) -> Packing {
             }
         }
     }
+    if best.total() <= goal {
+        return best;
+    }
     let effort = (best.total() - goal).saturating_mul(EFFORT_PER_BYTE).min(EFFORT);
     let found = packer.search(&orders, goal, effort);
     if found.total() < best.total() { found } else { best }
