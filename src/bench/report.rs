@@ -34,7 +34,7 @@ impl std::fmt::Display for Limit {
 }
 
 /// What a program has to do at least.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Work {
     /// Floating-point operations, of convolutions as the direct algorithm has them.
     pub flops: u64,

@@ -1,7 +1,7 @@
 //! Where the time of a program goes: its launches added up by op, kernel and layer,
 //! and as a trace that a browser shows (`chrome://tracing`, Perfetto).
 
-use super::report::Share;
+use super::report::{Share, Work};
 use crate::graph::{Dispatch, Plan};
 use crate::output::atomic;
 use crate::runtime::{Program, Span};
@@ -23,6 +23,7 @@ struct Launch {
     label: String,
     groups: u64,
     flops: u64,
+    bytes: u64,
     span: Span,
 }
 
@@ -45,6 +46,8 @@ pub struct Row {
     pub share: f64,
     /// GFLOP/s.
     pub gflops: f64,
+    /// Their work, to be held against ceilings.
+    pub work: Work,
 }
 
 impl Profile {
@@ -60,6 +63,7 @@ impl Profile {
             label: d.label.clone(),
             groups: d.groups,
             flops: d.cost.flops,
+            bytes: d.cost.bytes,
             span: *span,
         };
         Profile { launches: plan.dispatches.iter().zip(spans).map(launch).collect() }
@@ -90,16 +94,19 @@ impl Profile {
     }
 
     fn rows(&self, key: impl Fn(&Launch) -> String) -> Vec<Row> {
-        let mut sums: BTreeMap<String, (usize, u64, u64)> = BTreeMap::new();
+        let mut sums: BTreeMap<String, (u64, Work)> = BTreeMap::new();
         for l in &self.launches {
-            let sum = sums.entry(key(l)).or_default();
-            *sum = (sum.0 + 1, sum.1 + l.span.nanos, sum.2 + l.flops);
+            let (nanos, work) = sums.entry(key(l)).or_default();
+            *nanos += l.span.nanos;
+            work.flops += l.flops;
+            work.bytes += l.bytes;
+            work.dispatches += 1;
         }
         let total = self.ms().max(f64::MIN_POSITIVE);
-        let row = |(name, (launches, nanos, flops)): (String, (usize, u64, u64))| {
+        let row = |(name, (nanos, work)): (String, (u64, Work))| {
             let ms = nanos as f64 / 1e6;
-            let gflops = if nanos == 0 { 0.0 } else { flops as f64 / nanos as f64 };
-            Row { name, launches, ms, share: ms / total, gflops }
+            let gflops = if nanos == 0 { 0.0 } else { work.flops as f64 / nanos as f64 };
+            Row { name, launches: work.dispatches, ms, share: ms / total, gflops, work }
         };
         let mut rows: Vec<Row> = sums.into_iter().map(row).collect();
         rows.sort_by(|a, b| b.ms.total_cmp(&a.ms));

@@ -2,7 +2,9 @@
 
 use super::bench::print_choice;
 use super::{DeviceArgs, check_batch, check_room};
-use demist::bench::{Case, Direction, Profile, Row, chrome_trace};
+use demist::bench::{
+    Case, Ceilings, Direction, Effort, Profile, Row, TimeKind, bind, chrome_trace,
+};
 use demist::checkpoint::read_info;
 use demist::diffusion::{DiffusionConfig, released_diffusion};
 use demist::graph::{Choice, FlatKind};
@@ -11,6 +13,10 @@ use demist::runtime::{Clock, Context};
 use demist::train::{MicroBatch, Noise, TrainConfig, TrainStep, memory_need};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long each of the device's ceilings is measured.
+const CEILING_TIME: Duration = Duration::from_millis(200);
 
 /// Arguments of `profile`.
 #[derive(Debug, clap::Args)]
@@ -57,9 +63,11 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
         profile.ms()
     );
     say!("clock       {clock}");
-    print_rows("op", &profile.by_op(), usize::MAX);
-    print_rows("kernel", &profile.by_kernel(), usize::MAX);
-    print_rows("layer", &profile.by_layer(), args.layers);
+    let effort = Effort { budget: CEILING_TIME, time: TimeKind::Elapsed };
+    let ceilings = Ceilings::measure(ctx, effort)?;
+    print_rows("op", &profile.by_op(), usize::MAX, &ceilings);
+    print_rows("kernel", &profile.by_kernel(), usize::MAX, &ceilings);
+    print_rows("layer", &profile.by_layer(), args.layers, &ceilings);
     if args.explain {
         say!("variants");
         choices.iter().filter(|c| c.times > 0).for_each(print_choice);
@@ -147,14 +155,37 @@ fn training(
     Ok((profile, step.plan().choices.clone()))
 }
 
-fn print_rows(what: &str, rows: &[Row], most: usize) {
+/// How much of its time a row's ceiling would take, and which that is.
+fn standing(r: &Row, ceilings: &Ceilings) -> String {
+    if r.ms == 0.0 {
+        return String::new();
+    }
+    let bound = bind(r.work, ceilings);
+    format!("{:.1} % {}", 100.0 * bound.ms / r.ms, bound.limit)
+}
+
+fn print_rows(what: &str, rows: &[Row], most: usize, ceilings: &Ceilings) {
     let shown = &rows[..rows.len().min(most)];
     let wide = shown.iter().map(|r| r.name.len()).max().unwrap_or(0).max(what.len());
     say!();
-    say!("{what:<wide$}  {:>8}  {:>10}  {:>7}  {:>9}", "launches", "ms", "share", "GFLOP/s");
+    say!(
+        "{what:<wide$}  {:>8}  {:>10}  {:>7}  {:>9}  {:>20}",
+        "launches",
+        "ms",
+        "share",
+        "GFLOP/s",
+        "of the ceiling"
+    );
     for r in shown {
         let share = format!("{:.1} %", 100.0 * r.share);
-        say!("{:<wide$}  {:>8}  {:>10.3}  {share:>7}  {:>9.2}", r.name, r.launches, r.ms, r.gflops);
+        say!(
+            "{:<wide$}  {:>8}  {:>10.3}  {share:>7}  {:>9.2}  {:>20}",
+            r.name,
+            r.launches,
+            r.ms,
+            r.gflops,
+            standing(r, ceilings)
+        );
     }
     if rows.len() > shown.len() {
         let rest = &rows[shown.len()..];
