@@ -17,6 +17,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("power.wgsl", include_str!("../../shaders/power.wgsl")),
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
     ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
+    ("subgroup.wgsl", include_str!("../../shaders/subgroup.wgsl")),
     ("uniform.wgsl", include_str!("../../shaders/uniform.wgsl")),
     ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
     ("winograd.wgsl", include_str!("../../shaders/winograd.wgsl")),
