@@ -1,8 +1,10 @@
 // loss[n] = log of the sum of exp(logits[n, ..]) - logits[n, label], and
 // whether no, or fewer than five, logits exceed the label's. A workgroup owns
 // one row: each invocation sums relative to the largest of its own logits, and
-// invocation 0 brings the sums together in order.
+// invocation 0 brings the sums together in order; with SUBGROUP those of
+// subgroups, which have brought theirs together first.
 {% include "common.wgsl" %}
+{% from "subgroup.wgsl" import first_lane, subgroup_inputs %}
 
 struct Params {
     n: u32, k: u32,
@@ -17,8 +19,9 @@ struct Params {
 // Largest logit, sum of exponentials relative to it, logits above the label's.
 var<workgroup> shares: array<vec3<f32>, 64>;
 
+{{ first_lane(SUBGROUP) }}
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}) {
     let row = flat_group(group, groups);
     let inside = row < p.n;
     let first = min(row, p.n - 1u) * p.k;
@@ -36,16 +39,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         sum += exp(logit - largest);
         above += select(0.0, 1.0, logit > own);
     }
+{% if SUBGROUP %}
+    let parts = subgroups;
+    let most = subgroupMax(largest);
+    let share = vec3<f32>(most, subgroupAdd(sum * exp(largest - most)), subgroupAdd(above));
+    if first_lane(local) {
+        shares[subgroup] = share;
+    }
+{% else %}
+    let parts = 64u;
     shares[local] = vec3<f32>(largest, sum, above);
+{% endif %}
     workgroupBarrier();
     if inside && local == 0u {
         var all = shares[0];
-        for (var i = 1u; i < 64u; i += 1u) {
+        for (var i = 1u; i < parts; i += 1u) {
             all.x = max(all.x, shares[i].x);
         }
         all.y = 0.0;
         all.z = 0.0;
-        for (var i = 0u; i < 64u; i += 1u) {
+        for (var i = 0u; i < parts; i += 1u) {
             let share = shares[i];
             all.y += share.y * exp(share.x - all.x);
             all.z += share.z;

@@ -1,7 +1,8 @@
 // partial[g] = sum of squares of the quads of workgroup g, or -1 if one of its
 // elements is not finite or larger than 2^46 (see grad_norm.rs).
 {% include "common.wgsl" %}
-{% from "group_sum.wgsl" import group_sum %}
+{% from "group_sum.wgsl" import group_sum, group_place %}
+{% from "subgroup.wgsl" import subgroup_inputs %}
 
 struct Params {
     quads: u32, parts: u32,
@@ -10,10 +11,10 @@ struct Params {
 @group(0) @binding(1) var<storage, read> grads: array<vec4<u32>>;            // [quads], bits of floats
 @group(0) @binding(2) var<storage, read_write> partial: array<f32>;          // [parts]
 
-{{ group_sum("vec2<f32>") }}
+{{ group_sum("vec2<f32>", SUBGROUP) }}
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}) {
     let id = flat_group(group, groups);
     let begin = id * {{ QUADS }}u;
     let end = min(p.quads, begin + {{ QUADS }}u);
@@ -31,7 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             squares += g * g;
         }
     }
-    let total = group_sum(local, vec2<f32>(squares.x + squares.y + squares.z + squares.w, bad));
+    let total = group_sum({{ group_place(SUBGROUP) }}, vec2<f32>(squares.x + squares.y + squares.z + squares.w, bad));
     if local == 0u && id < p.parts {
         partial[id] = select(total.x, -1.0, total.y > 0.0);
     }

@@ -8,7 +8,8 @@
 {% if SCALED %}
 {% include "power.wgsl" %}
 {% endif %}
-{% from "group_sum.wgsl" import group_sum %}
+{% from "group_sum.wgsl" import group_sum, group_place %}
+{% from "subgroup.wgsl" import subgroup_inputs %}
 
 struct Params {
     parts: u32,
@@ -20,19 +21,19 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> state: array<vec4<f32>>;  // [1]: lg, growth, good, skipped
 {% endif %}
 
-{{ group_sum("vec2<f32>") }}
+{{ group_sum("vec2<f32>", SUBGROUP) }}
 
 // Positive infinity.
 const INF_BITS: u32 = 0x7f800000u;
 
 @compute @workgroup_size(64)
-fn main(@builtin(local_invocation_index) local: u32) {
+fn main(@builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}) {
     var sum = vec2<f32>(0.0);
     for (var i = local; i < p.parts; i += 64u) {
         let v = partial[i];
         sum += select(vec2<f32>(v, 0.0), vec2<f32>(0.0, 1.0), v < 0.0);
     }
-    let total = group_sum(local, sum);
+    let total = group_sum({{ group_place(SUBGROUP) }}, sum);
     if local != 0u {
         return;
     }

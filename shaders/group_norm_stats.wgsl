@@ -8,10 +8,12 @@
 // held in registers up to the group, relative to the pivot: neither a mean far
 // larger than the deviation nor an outlying pivot costs accuracy.
 // With OUT a workgroup covers one split of the pixels and writes (mean, squared
-// deviations) per channel; with IN those are read instead of x.
+// deviations) per channel; with IN those are read instead of x. With SUBGROUP, for
+// windows of one, two, four, .. quads, a subgroup merges its rows first.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, one %}
 {% from "storage.wgsl" import element, half_functions %}
+{% from "subgroup.wgsl" import subgroup_inputs %}
 
 struct Params {
     n: u32, hw: u32, c: u32, width: u32,
@@ -40,6 +42,12 @@ struct Params {
 {{ load("x", VEC, half=HALF_X) }}
 var<workgroup> row_mean: array<f32, 256>;
 var<workgroup> row_m2: array<f32, 256>;
+
+// Of `pixels` dealt to `rows` in turn, those of `some` rows from `first` on.
+fn rows_pixels(pixels: u32, rows: u32, first: u32, some: u32) -> f32 {
+    let rest = clamp(pixels % rows, first, first + some) - first;
+    return f32((pixels / rows) * some + rest);
+}
 {% endif %}
 {% if not OUT %}
 {{ one("x", VEC, HALF_X) }}
@@ -49,7 +57,7 @@ var<workgroup> rstd: array<f32, 256>;
 {% endif %}
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}{% if SUBGROUP %}, @builtin(subgroup_invocation_id) lane: u32{% endif %}) {
     let id = flat_group(group, groups);
     let splits = {% if OUT %}p.splits{% else %}1u{% endif %};
     if id >= p.n * splits * p.windows {
@@ -65,9 +73,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let end = min(p.hw, begin + p.pixels);
     let quads = (channels + 3u) / 4u;
     let rows = 64u / quads;
-    let row = local / quads;
+{% if SUBGROUP %}
+    // Places follow the lanes, whichever invocations the driver puts there: lanes
+    // that many apart stand as many places apart.
+    let lanes = 64u / subgroups;
+    let place = subgroup * lanes + lane;
+    // Rows that a subgroup brings together; the first of them stands for all.
+    let merged = max(lanes / quads, 1u);
+{% else %}
+    let place = local;
+    let merged = 1u;
+{% endif %}
+    let row = place / quads;
+{% if SUBGROUP %}
+    {
+{% else %}
     if row < rows {
-        let c = first + (local % quads) * 4u;
+{% endif %}
+        let c = first + (place % quads) * 4u;
         let pivot = load_x(image, c);
         let step = rows * p.c;
         var at = image + (begin + row) * p.c;
@@ -99,13 +122,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             seen += 1.0;
             at += step;
         }
+{% if SUBGROUP %}
+        for (var apart = quads; apart < lanes; apart *= 2u) {
+            let delta = subgroupShuffleXor(lane_mean, apart) - lane_mean;
+            let others = subgroupShuffleXor(seen, apart);
+            let part = others / max(seen + others, 1.0);
+            lane_m2 += subgroupShuffleXor(lane_m2, apart) + (seen * part) * delta * delta;
+            lane_mean += part * delta;
+            seen += others;
+        }
+{% endif %}
+        if row % merged == 0u {
+            let slot = ((row / merged) * quads + place % quads) * 4u;
 {% for k in range(4) %}
-        row_mean[local * 4u + {{ k }}u] = lane_mean[{{ k }}];
-        row_m2[local * 4u + {{ k }}u] = lane_m2[{{ k }}];
+            row_mean[slot + {{ k }}u] = lane_mean[{{ k }}];
+            row_m2[slot + {{ k }}u] = lane_m2[{{ k }}];
 {% endfor %}
+        }
     }
     workgroupBarrier();
-    let parts = min(rows, end - begin);
+    let parts = (min(rows, end - begin) + merged - 1u) / merged;
     let total = f32(end - begin);
 {% else %}
     let parts = p.splits;
@@ -119,7 +155,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             let count = f32(min(p.hw - part * p.pixels, p.pixels));
             let part_mean = partials[((n * p.splits + part) * 2u) * p.c + first + j];
 {% else %}
-            let count = f32((end - begin - part + rows - 1u) / rows);
+            let count = rows_pixels(end - begin, rows, part * merged, merged);
             let part_mean = row_mean[part * quads * 4u + j];
 {% endif %}
             channel_mean += count * part_mean;
@@ -133,7 +169,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             let delta = partials[at] - channel_mean;
             channel_m2 += partials[at + p.c] + count * delta * delta;
 {% else %}
-            let count = f32((end - begin - part + rows - 1u) / rows);
+            let count = rows_pixels(end - begin, rows, part * merged, merged);
             let delta = row_mean[part * quads * 4u + j] - channel_mean;
             channel_m2 += row_m2[part * quads * 4u + j] + count * delta * delta;
 {% endif %}

@@ -4,10 +4,11 @@
 // from which the gradient of emb (dscale = gamma*S2 + beta*S1, dshift = S1),
 // what dgamma and dbeta sum over images, and the constants of
 //   dx = a * dz + k1 + k2 * t.
-// The division of work, IN and OUT are those of group_norm_stats.wgsl.
+// The division of work, IN, OUT and SUBGROUP are those of group_norm_stats.wgsl.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load %}
 {% from "storage.wgsl" import element, half_functions %}
+{% from "subgroup.wgsl" import subgroup_inputs %}
 
 struct Params {
     n: u32, hw: u32, c: u32, width: u32,
@@ -52,7 +53,7 @@ var<workgroup> sum_dz_xhat: array<f32, 256>;
 {% endif %}
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}{% if SUBGROUP %}, @builtin(subgroup_invocation_id) lane: u32{% endif %}) {
     let id = flat_group(group, groups);
     let splits = {% if OUT %}p.splits{% else %}1u{% endif %};
     if id >= p.n * splits * p.windows {
@@ -68,9 +69,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let end = min(p.hw, begin + p.pixels);
     let quads = (channels + 3u) / 4u;
     let rows = 64u / quads;
-    let row = local / quads;
+{% if SUBGROUP %}
+    // Places follow the lanes, whichever invocations the driver puts there: lanes
+    // that many apart stand as many places apart.
+    let lanes = 64u / subgroups;
+    let place = subgroup * lanes + lane;
+    // Rows that a subgroup brings together; the first of them stands for all.
+    let merged = max(lanes / quads, 1u);
+{% else %}
+    let place = local;
+    let merged = 1u;
+{% endif %}
+    let row = place / quads;
+{% if SUBGROUP %}
+    {
+{% else %}
     if row < rows {
-        let c = first + (local % quads) * 4u;
+{% endif %}
+        let c = first + (place % quads) * 4u;
         let pivot = load_x(image, c);
 {% if SILU %}
         let a = four_coefs(n * 4u * p.c, c);
@@ -85,13 +101,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             sum += dz;
             weighted += dz * t;
         }
+{% if SUBGROUP %}
+        for (var apart = quads; apart < lanes; apart *= 2u) {
+            sum += subgroupShuffleXor(sum, apart);
+            weighted += subgroupShuffleXor(weighted, apart);
+        }
+{% endif %}
+        if row % merged == 0u {
+            let slot = ((row / merged) * quads + place % quads) * 4u;
 {% for k in range(4) %}
-        row_sum[local * 4u + {{ k }}u] = sum[{{ k }}];
-        row_dot[local * 4u + {{ k }}u] = weighted[{{ k }}];
+            row_sum[slot + {{ k }}u] = sum[{{ k }}];
+            row_dot[slot + {{ k }}u] = weighted[{{ k }}];
 {% endfor %}
+        }
     }
     workgroupBarrier();
-    let parts = min(rows, end - begin);
+    let parts = (min(rows, end - begin) + merged - 1u) / merged;
 {% else %}
     let parts = p.splits;
 {% endif %}

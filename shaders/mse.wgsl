@@ -2,7 +2,8 @@
 // workgroup owns one split and walks it in blocks of four elements.
 {% include "common.wgsl" %}
 {% from "blocks.wgsl" import load %}
-{% from "group_sum.wgsl" import group_sum %}
+{% from "group_sum.wgsl" import group_sum, group_place %}
+{% from "subgroup.wgsl" import subgroup_inputs %}
 
 struct Params {
     n: u32, len: u32, blocks: u32, splits: u32, blocks_per_split: u32, c: u32, wide: u32, scale: f32,
@@ -15,10 +16,10 @@ struct Params {
 
 {{ load("pred", VEC, WIDE) }}
 {{ load("goal", VEC) }}
-{{ group_sum("f32") }}
+{{ group_sum("f32", SUBGROUP) }}
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}) {
     let id = flat_group(group, groups);
     let inside = id < p.n * p.splits;
     let first = id / p.splits * p.len;
@@ -34,7 +35,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endif %}
         squares += d * d;
     }
-    let total = group_sum(local, squares.x + squares.y + squares.z + squares.w);
+    let total = group_sum({{ group_place(SUBGROUP) }}, squares.x + squares.y + squares.z + squares.w);
     if inside && local == 0u {
         partial[id] = p.scale * total;
     }

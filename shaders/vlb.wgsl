@@ -4,7 +4,8 @@
 // and walks it in blocks of four elements.
 {% include "common.wgsl" %}
 {% from "blocks.wgsl" import load %}
-{% from "group_sum.wgsl" import group_sum %}
+{% from "group_sum.wgsl" import group_sum, group_place %}
+{% from "subgroup.wgsl" import subgroup_inputs %}
 
 struct Params {
     n: u32, len: u32, blocks: u32, splits: u32, blocks_per_split: u32, c: u32, wide: u32,
@@ -33,14 +34,14 @@ struct Params {
 {{ load("noise", VEC) }}
 {% endif %}
 {% set SUM = "vec3<f32>" if LIKELIHOOD else "f32" %}
-{{ group_sum(SUM) }}
+{{ group_sum(SUM, SUBGROUP) }}
 
 fn sum4(v: vec4<f32>) -> f32 {
     return v.x + v.y + v.z + v.w;
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}) {
     let id = flat_group(group, groups);
     let inside = id < p.n * p.splits;
     let image = min(id / p.splits, p.n - 1u);
@@ -76,7 +77,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         sum += bits;
 {% endif %}
     }
-    let total = group_sum(local, sum);
+    let total = group_sum({{ group_place(SUBGROUP) }}, sum);
     if inside && local == 0u {
 {% if LIKELIHOOD %}
         partial[3u * id] = p.scale * total.x;

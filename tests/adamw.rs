@@ -11,7 +11,7 @@ use demist::graph::{
 use demist::ops::{self, AdamW, Conv2d, OptimizerTensors, optimizer_step};
 use demist::reference::{adamw as twin, grad_norm};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
-use harness::{device, narrow_device, rel_err, values};
+use harness::{device, narrow_device, rel_err, subgroup_device, values};
 
 const KINDS: [FlatKind; 5] =
     [FlatKind::Weights, FlatKind::Grads, FlatKind::ExpAvg, FlatKind::ExpAvgSq, FlatKind::Ema(0)];
@@ -117,7 +117,9 @@ const SIZES: [usize; 6] = [3000, 1200, 7, 4096, 1, 65];
 const CHUNK_BYTES: u64 = 16384;
 
 fn check(name: &str, optimizer: AdamW, sizes: &[usize], max_bytes: u64, chunks: usize) {
-    check_on(Bench::new(sizes, max_bytes), name, optimizer, chunks);
+    for device in [device(), subgroup_device()] {
+        check_on(Bench::on(device, sizes, max_bytes), name, optimizer, chunks);
+    }
 }
 
 fn check_on(bench: Bench, name: &str, optimizer: AdamW, chunks: usize) {
@@ -199,19 +201,26 @@ fn the_average_rests_on_constant_weights() {
 /// The same bits every time.
 #[test]
 fn the_norm_is_reproducible() {
-    let bench = Bench::new(&[50_000, 3000], 1 << 20);
-    let grads = bench.values(5, 1.0);
-    let norms: Vec<u32> = (1..=5).map(|s| bench.step(&PLAIN, s, &grads).to_bits()).collect();
-    assert!(norms.iter().all(|n| *n == norms[0]), "{norms:?}");
-    let zero = bench.step(&PLAIN, 6, &bench.values(0, 0.0));
-    assert_eq!(zero, 0.0);
+    for device in [device(), subgroup_device()] {
+        let bench = Bench::on(device, &[50_000, 3000], 1 << 20);
+        let grads = bench.values(5, 1.0);
+        let norms: Vec<u32> = (1..=5).map(|s| bench.step(&PLAIN, s, &grads).to_bits()).collect();
+        assert!(norms.iter().all(|n| *n == norms[0]), "{norms:?}");
+        let zero = bench.step(&PLAIN, 6, &bench.values(0, 0.0));
+        assert_eq!(zero, 0.0);
+    }
 }
 
 /// A gradient that overflowed, wherever it is, leaves all state as it was to
 /// the bit; the next good one is taken.
 #[test]
 fn bad_gradients_are_skipped() {
-    let bench = Bench::new(&SIZES, CHUNK_BYTES);
+    for device in [device(), subgroup_device()] {
+        skips_bad_gradients(&Bench::on(device, &SIZES, CHUNK_BYTES));
+    }
+}
+
+fn skips_bad_gradients(bench: &Bench) {
     bench.write(FlatKind::Weights, &bench.values(1, 1.0));
     bench.write(FlatKind::Ema(0), &bench.values(2, 1.0));
     let good = bench.values(3, 1.0);

@@ -8,11 +8,11 @@ mod harness;
 use demist::graph::{DType, Graph};
 use demist::ops::cross_entropy;
 use demist::reference::cross_entropy as twin;
-use forward::{Input, forward};
-use harness::{Case, Twin, device};
+use forward::{Input, forward, forward_on};
+use harness::{Case, Twin, device, subgroup_device};
 
 fn check(labels: Vec<u32>, k: usize, spread: f32, tolerance: f64) {
-    Case {
+    let case = Case {
         name: format!("cross_entropy of {} rows of {k} spread {spread}", labels.len()),
         inputs: vec![vec![labels.len(), k]],
         integers: vec![labels],
@@ -27,8 +27,10 @@ fn check(labels: Vec<u32>, k: usize, spread: f32, tolerance: f64) {
         }),
         tolerance,
         differentiable: spread < 10.0,
+    };
+    for device in [device(), subgroup_device()] {
+        case.check_on(device, |_, v| v.iter().map(|v| spread * v).collect());
     }
-    .check_on(device(), |_, v| v.iter().map(|v| spread * v).collect());
 }
 
 #[test]
@@ -62,7 +64,9 @@ fn accuracies_count_the_scores_above() {
         let y = g.input("labels", &[8], DType::U32);
         let out = cross_entropy(&mut g, x, y).unwrap();
         let inputs = [(x, Input::F32(&logits)), (y, Input::U32(&labels))];
-        let got = forward(&g, None, &inputs, &[out.top1, out.top5]);
+        let keep = [out.top1, out.top5];
+        let got = forward(&g, None, &inputs, &keep);
+        assert_eq!(got, forward_on(subgroup_device(), &g, None, &inputs, &keep), "rank {rank}");
         let want = twin::forward(&logits, &labels);
         assert_eq!(got, [want.top1, want.top5], "rank {rank}");
         assert_eq!(got[0], [f32::from(u8::from(rank < 1)); 8], "rank {rank}");

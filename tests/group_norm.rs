@@ -3,7 +3,8 @@
 
 mod harness;
 
-use demist::graph::{DType, Graph};
+use demist::gpu::Caps;
+use demist::graph::{DType, Graph, Lower, Plan, PlanOptions};
 use demist::ops::{GroupNorm, group_norm};
 use demist::reference::group_norm::{GroupNormShape, backward, forward};
 use harness::{Args, Case, Twin};
@@ -170,6 +171,56 @@ fn reductions_split_over_workgroups() {
         if shape[3] % 4 == 0 {
             case.check_half_on(device, |_, v| v);
         }
+    }
+}
+
+/// Windows of one, two, four and eight quads of channels: the fewer, the more of a
+/// subgroup's lanes stand on one channel; the rows do not come out even. Then a
+/// last window that is shorter, and windows whose rows no subgroup can merge.
+#[test]
+fn rows_merged_within_subgroups() {
+    let device = harness::subgroup_device();
+    let powers = [([3, 17, 13, 4], 2), ([3, 17, 13, 8], 2), ([2, 9, 5, 16], 4), ([2, 9, 7, 32], 8)];
+    let short = [([2, 7, 5, 40], 10), ([3, 1, 1, 16], 4), ([1, 40, 27, 3], 3)];
+    let others = [([2, 7, 5, 44], 22), ([3, 5, 7, 96], 32), ([2, 5, 3, 256], 1)];
+    let split = [([1, 64, 64, 8], 2), ([1, 40, 27, 16], 8), ([1, 131, 67, 4], 4)];
+    for (shape, groups) in [&powers[..], &short, &others, &split].concat() {
+        let case = case(shape, groups, true, true);
+        case.check_on(device, |_, v| v);
+        if shape[3] % 4 == 0 {
+            case.check_half_on(device, |_, v| v);
+        }
+    }
+    // Means and deviations far apart, and rows without a pixel.
+    for (shape, groups) in [([2, 9, 8, 16], 4), ([2, 1, 3, 4], 1)] {
+        let mut case = case(shape, groups, true, true);
+        case.differentiable = false;
+        case.check_on(device, |i, v| {
+            v.iter().map(|v| v + if i == 0 { 100.0 } else { 0.0 }).collect()
+        });
+    }
+}
+
+/// Who merges which rows follows from the lanes, so distances are powers of two.
+#[test]
+fn subgroups_merge_only_rows_a_power_of_two_apart() {
+    let merges = |c: usize, groups: usize, subgroups: bool| {
+        let mut g = Graph::new();
+        let x = g.input("x", &[4, 16, 16, c], DType::F32);
+        let options = GroupNorm { groups, ..GroupNorm::g32() };
+        let y = group_norm(&mut g, x, options, None).unwrap();
+        let mut lower = Lower::new(&g, &Caps { subgroups, ..Caps::default() });
+        lower.forward().unwrap();
+        let plan = Plan::new(&g, lower, &[y], PlanOptions::default()).unwrap();
+        plan.dispatches.iter().any(|d| d.kernel.uses_subgroups(&d.defines))
+    };
+    for (c, groups) in [(4, 1), (32, 32), (128, 32), (40, 10), (384, 3)] {
+        assert!(merges(c, groups, true), "{c} channels in {groups} groups");
+        assert!(!merges(c, groups, false), "{c} channels in {groups} groups");
+    }
+    // 36 channels a window; a last window of three quads; one row a workgroup.
+    for (c, groups) in [(192, 32), (44, 22), (256, 1)] {
+        assert!(!merges(c, groups, true), "{c} channels in {groups} groups");
     }
 }
 

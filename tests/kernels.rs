@@ -27,6 +27,7 @@ fn every_variant_compiles_for_every_backend() {
             core.set(Capabilities::SHADER_FLOAT16, kernel.define(&defines, "F16") != 0);
             // What is offered to a device that gains by it.
             core.set(Capabilities::IMMEDIATES, kernel.uses_immediates(&defines));
+            core.set(Capabilities::SUBGROUP, kernel.uses_subgroups(&defines));
             // What cooperative matrices need, where a device has them.
             let coop = kernel.define(&defines, "COOP");
             let needs = Capabilities::COOPERATIVE_MATRIX

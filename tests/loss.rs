@@ -10,7 +10,7 @@ use harness::{Case, Twin};
 
 fn check_mse([n, h, w, wide, c]: [usize; 5]) {
     let s = LossShape { n, hw: h * w, c_pred: wide, c_used: c };
-    Case {
+    let case = Case {
         name: format!("mse {n}x{h}x{w}, {wide} channels against {c}"),
         inputs: vec![vec![n, h, w, wide], vec![n, h, w, c]],
         integers: vec![],
@@ -31,8 +31,9 @@ fn check_mse([n, h, w, wide, c]: [usize; 5]) {
         }),
         tolerance: 2e-6,
         differentiable: true,
-    }
-    .check();
+    };
+    case.check();
+    case.check_on(harness::subgroup_device(), |_, v| v);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use demist::diffusion::{MeanType, NoiseSchedule, Tables, VLB_COEFS, VarType, nam
 use demist::graph::{DType, Graph};
 use demist::ops::{VlbOptions, likelihood_terms, vlb};
 use demist::reference::vlb::{self as twin, VlbShape};
-use forward::{Input, forward};
-use harness::{Case, Twin, device, rel_err, values};
+use forward::{Input, forward, forward_on};
+use harness::{Case, Twin, device, rel_err, subgroup_device, values};
 
 const VAR_TYPES: [VarType; 4] =
     [VarType::FixedSmall, VarType::FixedLarge, VarType::Learned, VarType::LearnedRange];
@@ -98,11 +98,13 @@ fn case(bound: Bound, tolerance: f64, differentiable: bool) -> Case<'static> {
 
 fn check(bound: Bound, tables: &Tables, tolerance: f64, differentiable: bool) {
     let coefs = bound.coefs(tables);
-    case(bound, tolerance, differentiable).check_on(device(), |i, v| match i {
-        1 => levels(&v),
-        3 => coefs.clone(),
-        _ => v,
-    });
+    for device in [device(), subgroup_device()] {
+        case(bound, tolerance, differentiable).check_on(device, |i, v| match i {
+            1 => levels(&v),
+            3 => coefs.clone(),
+            _ => v,
+        });
+    }
 }
 
 #[test]
@@ -157,7 +159,7 @@ fn divides_its_work() {
     for shape in [[2, 96, 96, 3], [1, 131, 129, 1], [70, 1, 1, 1], [1, 5, 15, 3]] {
         let bound = Bound { shape, options, steps: [0, 2, 1] };
         let coefs = bound.coefs(&wide_tables());
-        for device in [harness::device(), harness::narrow_device()] {
+        for device in [device(), harness::narrow_device(), subgroup_device()] {
             case(bound, TOLERANCE, false).check_on(device, |i, v| match i {
                 1 => levels(&v),
                 3 => coefs.clone(),
@@ -264,7 +266,13 @@ fn run(bound: &Bound, d: &Data, coefs: &[f32]) -> Vec<Vec<f32>> {
         (noise, Input::F32(&d.noise)),
         (coefs_id, Input::F32(coefs)),
     ];
-    forward(&g, None, &inputs, &[bits, terms])
+    let got = forward(&g, None, &inputs, &[bits, terms]);
+    let other = forward_on(subgroup_device(), &g, None, &inputs, &[bits, terms]);
+    for (got, other) in got.iter().zip(&other) {
+        let e = rel_err(other, got);
+        assert!(e < 1e-6, "{}: {e:.2e} off when summed within subgroups", bound.name());
+    }
+    got
 }
 
 /// Probabilities from nearly 1 down to the floor, at either end and between,

@@ -23,6 +23,9 @@ pub struct Caps {
     pub uniform_loads: bool,
     /// Cooperative matrices of halves, where the device has what their kernels need.
     pub coop: Option<Coop>,
+    /// Reductions begin within subgroups (`shaders/subgroup.wgsl`): a GPU that offers
+    /// them. To software drivers they are nothing but loops.
+    pub subgroups: bool,
     /// Largest bytes of one storage binding.
     pub max_binding: u64,
     /// Largest bytes of one buffer.
@@ -44,6 +47,7 @@ impl Default for Caps {
             software: false,
             uniform_loads: false,
             coop: None,
+            subgroups: false,
             max_binding: l.max_storage_buffer_binding_size,
             max_buffer: l.max_buffer_size,
             storage_alignment: 256,
@@ -109,8 +113,9 @@ impl Gpu {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("demist"),
-            // A pipeline cache changes nothing until one is made.
-            required_features: adapter.features() & (wanted | wgpu::Features::PIPELINE_CACHE),
+            // Subgroups and a pipeline cache change nothing until they are used.
+            required_features: adapter.features()
+                & (wanted | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE),
             required_limits: limits.clone(),
             experimental_features: coop::permission(coop),
             ..Default::default()
@@ -125,10 +130,12 @@ impl Gpu {
                 note(&sink, format!("device lost: {message}"));
             }
         });
+        let software = summary.kind == "software";
         let caps = Caps {
-            software: summary.kind == "software",
+            software,
             uniform_loads,
             coop,
+            subgroups: !software && device.features().contains(wgpu::Features::SUBGROUP),
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             // One alignment for all devices keeps flat buffers identical.
@@ -142,6 +149,11 @@ impl Gpu {
     /// Whether kernels may calculate in half precision on this device.
     pub fn has_f16(&self) -> bool {
         self.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Whether [`Caps::subgroups`] may be set.
+    pub fn has_subgroups(&self) -> bool {
+        self.device.features().contains(wgpu::Features::SUBGROUP)
     }
 
     /// Returns a fault that the driver reported outside any call.

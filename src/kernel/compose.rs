@@ -19,6 +19,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("quad.wgsl", include_str!("../../shaders/quad.wgsl")),
     ("staged.wgsl", include_str!("../../shaders/staged.wgsl")),
     ("storage.wgsl", include_str!("../../shaders/storage.wgsl")),
+    ("subgroup.wgsl", include_str!("../../shaders/subgroup.wgsl")),
     ("uniform.wgsl", include_str!("../../shaders/uniform.wgsl")),
     ("vlb_terms.wgsl", include_str!("../../shaders/vlb_terms.wgsl")),
     ("winograd.wgsl", include_str!("../../shaders/winograd.wgsl")),

@@ -126,6 +126,12 @@ impl Kernel {
         self.define(defines, "UNI") != 0
     }
 
+    /// Whether a variant (by its define `SUBGROUP`) calculates within subgroups, which
+    /// a device must offer: see `shaders/subgroup.wgsl`.
+    pub fn uses_subgroups(&self, defines: &[i64]) -> bool {
+        self.define(defines, "SUBGROUP") != 0
+    }
+
     /// The value of `name` among `defines`; names are checked by a test of
     /// every kernel, so an unknown one counts as 0.
     pub fn define(&self, defines: &[i64], name: &str) -> i64 {

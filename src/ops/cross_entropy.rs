@@ -31,7 +31,7 @@ static FORWARD: Kernel = Kernel {
     source: include_str!("../../shaders/cross_entropy.wgsl"),
     bindings: &[read("logits"), read("labels"), write("loss"), write("top1"), write("top5")],
     params: Params::FIELDS,
-    defines: &[],
+    defines: &["SUBGROUP"],
 };
 
 static BACKWARD: Kernel = Kernel {
@@ -43,7 +43,7 @@ static BACKWARD: Kernel = Kernel {
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&FORWARD, vec![vec![]]), (&BACKWARD, vec![vec![0], vec![1]])]
+    vec![(&FORWARD, vec![vec![0], vec![1]]), (&BACKWARD, vec![vec![0], vec![1]])]
 }
 
 /// What [`cross_entropy`] returns, each `[n]`.
@@ -88,7 +88,7 @@ impl Op for CrossEntropyOp {
         let (i, o) = (&node.inputs, &node.outputs);
         lower.launch(Launch {
             kernel: &FORWARD,
-            defines: &[],
+            defines: &[lower.caps.subgroups.into()],
             params: bytemuck::bytes_of(&self.params),
             bindings: &[Some(i[0]), Some(i[1]), Some(o[0]), Some(o[1]), Some(o[2])],
             groups: n.into(),

@@ -28,7 +28,7 @@ static GRAD_NORM: Kernel = Kernel {
     source: include_str!("../../shaders/grad_norm.wgsl"),
     bindings: &[read("grads"), write("partial")],
     params: Params::FIELDS,
-    defines: &["QUADS"],
+    defines: &["QUADS", "SUBGROUP"],
 };
 
 static GRAD_NORM_TOTAL: Kernel = Kernel {
@@ -36,18 +36,15 @@ static GRAD_NORM_TOTAL: Kernel = Kernel {
     source: include_str!("../../shaders/grad_norm_total.wgsl"),
     bindings: &[read("partial"), accumulate("norm"), read_write("state").when("SCALED")],
     params: TotalParams::FIELDS,
-    defines: &["ACC", "ROOT", "SCALED"],
+    defines: &["ACC", "ROOT", "SCALED", "SUBGROUP"],
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    let totals = [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]];
+    let with = |v: &[i64]| [0, 1].map(|subgroup| [v, &[subgroup]].concat());
     vec![
-        (&GRAD_NORM, vec![vec![QUADS as i64]]),
-        (
-            &GRAD_NORM_TOTAL,
-            [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]]
-                .map(Vec::from)
-                .to_vec(),
-        ),
+        (&GRAD_NORM, with(&[QUADS as i64]).to_vec()),
+        (&GRAD_NORM_TOTAL, totals.iter().flat_map(|v| with(v)).collect()),
     ]
 }
 
@@ -76,7 +73,7 @@ pub(super) fn norm_of(lower: &mut Lower, layout: &ParamLayout, scaled: bool) -> 
         let partial = lower.temp("partial", &[parts]);
         lower.launch(Launch {
             kernel: &GRAD_NORM,
-            defines: &[QUADS as i64],
+            defines: &[QUADS as i64, lower.caps.subgroups.into()],
             params: bytemuck::bytes_of(&Params { quads: quads as u32, parts: parts as u32 }),
             bindings: &[Some(grads), Some(partial)],
             groups: parts as u64,
@@ -86,7 +83,7 @@ pub(super) fn norm_of(lower: &mut Lower, layout: &ParamLayout, scaled: bool) -> 
         let state = (last && scaled).then(|| loss_scale::state(lower));
         lower.launch(Launch {
             kernel: &GRAD_NORM_TOTAL,
-            defines: &[(chunk > 0).into(), last.into(), state.is_some().into()],
+            defines: &[chunk > 0, last, state.is_some(), lower.caps.subgroups].map(i64::from),
             params: bytemuck::bytes_of(&TotalParams { parts: parts as u32 }),
             bindings: &[Some(partial), Some(norm), state],
             groups: 1,

@@ -67,7 +67,7 @@ static STATS: Kernel = Kernel {
         write("partials_out").when("OUT"),
     ],
     params: StatsParams::FIELDS,
-    defines: &["VEC", "EMB", "IN", "OUT", "FINISH", "HALF_X"],
+    defines: &["VEC", "EMB", "IN", "OUT", "FINISH", "HALF_X", "SUBGROUP"],
 };
 
 static APPLY: Kernel = Kernel {
@@ -94,7 +94,9 @@ static SUMS: Kernel = Kernel {
         write("partials_out").when("OUT"),
     ],
     params: SumsParams::FIELDS,
-    defines: &["VEC", "SILU", "EMB", "ACC", "IN", "OUT", "FINISH", "WALK", "HALF_X", "HALF_Y"],
+    defines: &[
+        "VEC", "SILU", "EMB", "ACC", "IN", "OUT", "FINISH", "WALK", "HALF_X", "HALF_Y", "SUBGROUP",
+    ],
 };
 
 // dweight and dbias are read with ACC_PARAMS, but a kernel has one flag for
@@ -133,9 +135,10 @@ impl Stage {
     }
 }
 
-fn stats_defines(stage: Stage, vec: bool, emb: bool, half: i64) -> Vec<i64> {
+fn stats_defines(stage: Stage, vec: bool, emb: bool, half: i64, subgroup: bool) -> Vec<i64> {
     let emb = emb && stage != Stage::Partial;
-    [&[vec.into(), emb.into()][..], &stage.defines(), &[half]].concat()
+    let subgroup = subgroup && stage != Stage::Merge;
+    [&[vec.into(), emb.into()][..], &stage.defines(), &[half, subgroup.into()]].concat()
 }
 
 fn sums_defines(
@@ -145,22 +148,24 @@ fn sums_defines(
     emb: bool,
     acc: bool,
     half: [i64; 2],
+    subgroup: bool,
 ) -> Vec<i64> {
     let emb = emb && stage != Stage::Partial;
     // Variants that do not differ in text share one set of values.
     let walk = stage != Stage::Merge;
     let flags = [vec && walk, silu && walk, emb, emb && acc].map(i64::from);
-    [&flags[..], &stage.defines(), &[walk.into()], &half.map(|h| h * i64::from(walk))].concat()
+    let half = half.map(|h| h * i64::from(walk));
+    [&flags[..], &stage.defines(), &[walk.into()], &half, &[(subgroup && walk).into()]].concat()
 }
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut stats = Vec::new();
     let mut sums = Vec::new();
-    for bits in 0..16u32 {
-        let [vec, silu, emb, acc] = [1, 2, 4, 8].map(|b| bits & b != 0);
+    for bits in 0..32u32 {
+        let [vec, silu, emb, acc, subgroup] = [1, 2, 4, 8, 16].map(|b| bits & b != 0);
         for (stage, half) in Stage::ALL.into_iter().flat_map(|s| HALVES.map(|h| (s, h))) {
-            stats.push(stats_defines(stage, vec, emb, half[0]));
-            sums.push(sums_defines(stage, vec, silu, emb, acc, half));
+            stats.push(stats_defines(stage, vec, emb, half[0], subgroup));
+            sums.push(sums_defines(stage, vec, silu, emb, acc, half, subgroup));
         }
     }
     for list in [&mut stats, &mut sums] {
@@ -276,6 +281,8 @@ pub fn group_norm(
 #[derive(Debug, Clone, Copy)]
 struct Windows {
     vec: bool,
+    /// Rows stand a power of two apart, and subgroups are to merge them.
+    subgroup: bool,
     window: usize,
     windows: usize,
     pixels: usize,
@@ -326,6 +333,10 @@ impl GroupNormOp {
         let wanted = if wide { WIDE_WINDOW } else { WINDOW };
         let window = (unit * wanted.div_ceil(unit)).min(self.c);
         let windows = self.c.div_ceil(window);
+        // The last window may be a shorter one.
+        let quads = [window, self.c - (windows - 1) * window].map(|c| c.div_ceil(4));
+        let subgroup = lower.caps.subgroups
+            && quads.iter().all(|q| q.is_power_of_two() && *q < GROUP as usize);
         // A split should leave each invocation some pixels to walk, and on a
         // software driver repay its second dispatch.
         let rows = (GROUP as usize / window.div_ceil(4)).max(1);
@@ -333,7 +344,7 @@ impl GroupNormOp {
         let wanted = wanted_invocations(lower).div_ceil(GROUP as usize * self.n * windows);
         let splits = wanted.min(self.hw / least).max(self.hw.div_ceil(MAX_TURNS * rows));
         let pixels = self.choose_pixels(lower, op, half, rows, self.hw.div_ceil(splits));
-        Windows { vec, window, windows, pixels, splits: self.hw.div_ceil(pixels) }
+        Windows { vec, subgroup, window, windows, pixels, splits: self.hw.div_ceil(pixels) }
     }
 
     /// Pixels of a split, by default `rule`: as many as leave one, two, four, ..
@@ -429,6 +440,7 @@ impl GroupNormOp {
                     emb.is_some(),
                     acc,
                     [lower.half(x), lower.half(dy)],
+                    w.subgroup,
                 ),
                 params: bytemuck::bytes_of(&self.sums_params(w)),
                 bindings: &[
@@ -464,7 +476,7 @@ impl Op for GroupNormOp {
         self.reduce(lower, &STATS, half, |lower, w, stage, partials, workgroups| {
             lower.launch(Launch {
                 kernel: &STATS,
-                defines: &stats_defines(stage, w.vec, emb.is_some(), lower.half(x)),
+                defines: &stats_defines(stage, w.vec, emb.is_some(), lower.half(x), w.subgroup),
                 params: bytemuck::bytes_of(&self.stats_params(w)),
                 bindings: &[
                     Some(x),

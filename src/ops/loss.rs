@@ -32,7 +32,7 @@ static MSE: Kernel = Kernel {
     source: include_str!("../../shaders/mse.wgsl"),
     bindings: &[read("pred"), read("goal"), write("partial")],
     params: Params::FIELDS,
-    defines: &["VEC", "WIDE"],
+    defines: &["VEC", "WIDE", "SUBGROUP"],
 };
 
 static MSE_BACKWARD: Kernel = Kernel {
@@ -44,8 +44,8 @@ static MSE_BACKWARD: Kernel = Kernel {
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let pairs = || vec![vec![0, 0], vec![0, 1], vec![1, 0], vec![1, 1]];
-    vec![(&MSE, pairs()), (&MSE_BACKWARD, pairs())]
+    let flags = |n| (0..1i64 << n).map(|bits| (0..n).map(|i| bits >> i & 1).collect()).collect();
+    vec![(&MSE, flags(3)), (&MSE_BACKWARD, flags(2))]
 }
 
 /// Blocks of four elements per workgroup: an image of 64 x 64 x 3 takes one.
@@ -130,7 +130,7 @@ impl Op for Mse {
         let partial = if splits == 1 { y } else { lower.temp("partial", &[rows, columns]) };
         lower.launch(Launch {
             kernel: &MSE,
-            defines: &[self.blocks.vec().into(), (wide != c).into()],
+            defines: &[self.blocks.vec(), wide != c, lower.caps.subgroups].map(i64::from),
             params: bytemuck::bytes_of(&p),
             bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(partial)],
             groups: u64::from(n) * u64::from(splits),

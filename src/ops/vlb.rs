@@ -74,7 +74,7 @@ static VLB: Kernel = Kernel {
         write("partial"),
     ],
     params: Params::FIELDS,
-    defines: &["VEC", "LEARNED", "LIKELIHOOD"],
+    defines: &["VEC", "LEARNED", "LIKELIHOOD", "SUBGROUP"],
 };
 
 static VLB_BACKWARD: Kernel = Kernel {
@@ -93,9 +93,8 @@ static VLB_BACKWARD: Kernel = Kernel {
 };
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let bit = |i: i64, k: u32| (i >> k) & 1;
-    let triples = || (0..8).map(|i| vec![bit(i, 0), bit(i, 1), bit(i, 2)]).collect();
-    vec![(&VLB, triples()), (&VLB_BACKWARD, triples())]
+    let flags = |n| (0..1i64 << n).map(|bits| (0..n).map(|i| bits >> i & 1).collect()).collect();
+    vec![(&VLB, flags(4)), (&VLB_BACKWARD, flags(3))]
 }
 
 /// Blocks of four elements per workgroup: an image of 64 x 64 x 3 takes one.
@@ -228,7 +227,8 @@ impl Op for Vlb {
         let i = &node.inputs;
         lower.launch(Launch {
             kernel: &VLB,
-            defines: &[self.blocks.vec(), self.learned(), self.likelihood].map(i64::from),
+            defines: &[self.blocks.vec(), self.learned(), self.likelihood, lower.caps.subgroups]
+                .map(i64::from),
             params: bytemuck::bytes_of(&p),
             bindings: &[
                 Some(i[0]),

@@ -38,6 +38,17 @@ pub fn parallel_device() -> &'static (Gpu, Pipelines) {
     DEVICE.get_or_init(|| open(|caps| caps.software = false))
 }
 
+/// The same device, but kernels also reduce within subgroups, as on a GPU; a driver
+/// without subgroups gets what it would get.
+pub fn subgroup_device() -> &'static (Gpu, Pipelines) {
+    static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
+    DEVICE.get_or_init(|| {
+        let (mut gpu, pipelines) = open(|caps| caps.software = false);
+        gpu.caps.subgroups = gpu.has_subgroups();
+        (gpu, pipelines)
+    })
+}
+
 fn open(edit: impl Fn(&mut Caps)) -> (Gpu, Pipelines) {
     let selector = std::env::var("DEMIST_DEVICE").ok();
     let mut gpu = Gpu::open(selector.as_deref()).expect("a GPU adapter");
