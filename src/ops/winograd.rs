@@ -154,7 +154,9 @@ const WEIGHT_BYTES: u64 = 64 << 20;
 /// 16 channels and 128 pixels on. On a GPU from 64 channels on, since the transforms of
 /// a pixel move some 20 bytes a channel and save 7 multiply-adds for every channel of
 /// the other side, and from 1024 pixels on, since that of the weight moves 330 bytes for
-/// a product of channels where every pixel saves 7 multiply-adds.
+/// a product of channels where every pixel saves 7 multiply-adds. The weight's gradient,
+/// whose products load both sides anew at every turn, also needs uniform loads on
+/// software drivers.
 pub(super) fn choose(
     lower: &mut Lower,
     [op, direct]: [&'static str; 2],
@@ -176,7 +178,8 @@ pub(super) fn choose(
     }
     let (channels, pixels) = if lower.caps.software { (16, 128) } else { (64, 1024) };
     let [all, least] = [g.n * g.h * g.w, g.cin.min(g.cout)];
-    let enough = least >= channels && all >= pixels;
+    let loads = op == "conv3x3_dw" && lower.caps.software && !lower.caps.uniform_loads;
+    let enough = least >= channels && all >= pixels && !loads;
     let enough = enough && !staged::prefers_direct(lower, [all, least], half);
     let halves = |f: Filter| {
         let tiles = g.h.div_ceil(f.size()) * g.w.div_ceil(f.size());
