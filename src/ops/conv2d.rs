@@ -22,8 +22,8 @@
 use super::add::give_grad;
 use super::staged::{self, Block};
 use super::tiles::{
-    Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way,
-    choose, divide, lanes_for, uniform_fits, wanted_invocations,
+    Product, TILES, Tile, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way, choose, divide,
+    lanes_for, uniform_fits, wanted_invocations,
 };
 use super::winograd::{self, Additions};
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
@@ -51,7 +51,7 @@ params! {
     struct SplitParams { weights: u32, biases: u32, splits: u32 }
 }
 
-static FORWARD: Kernel = Kernel {
+pub(super) static FORWARD: Kernel = Kernel {
     name: "conv2d",
     source: include_str!("../../shaders/conv2d.wgsl"),
     bindings: &[
@@ -66,7 +66,7 @@ static FORWARD: Kernel = Kernel {
     defines: &["VEC", "TM", "TN", "UNI", "WG", "EMB", "RESIDUAL", "HALF_X", "HALF_Y"],
 };
 
-static BACKWARD_X: Kernel = Kernel {
+pub(super) static BACKWARD_X: Kernel = Kernel {
     name: "conv2d_dx",
     source: include_str!("../../shaders/conv2d_dx.wgsl"),
     bindings: &[
@@ -107,14 +107,10 @@ static SUM_SPLITS: Kernel = Kernel {
 /// divisibility of the row.
 const PIXELS: [u32; 3] = [4, 2, 1];
 
-/// Workgroup sizes that a tile may run with.
-fn widths(tile: Tile) -> Vec<u32> {
-    if tile.uniform { UNIFORM_LANES.to_vec() } else { vec![GROUP as u32] }
-}
-
 /// VEC, TM, TN, UNI, WG.
 fn tile_defines(vec: i64, tile: Tile, lanes: u32) -> [i64; 5] {
-    [vec, tile.tm.into(), tile.tn.into(), tile.uniform.into(), lanes.into()]
+    let [tm, tn, uni, wg] = tile.defines(lanes);
+    [vec, tm, tn, uni, wg]
 }
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
@@ -123,7 +119,7 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     for [vec, x, y] in [[1, 0, 0], [0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 1, 1]] {
         let uniform = |tiles: &[Tile]| if vec == 1 { tiles.to_vec() } else { Vec::new() };
         for t in [WEIGHT_TILES.to_vec(), uniform(&UNIFORM_WEIGHT_TILES)].concat() {
-            for wg in widths(t) {
+            for wg in t.widths() {
                 for px in if t.uniform { &PIXELS[..] } else { &[1] } {
                     let [vec, tm, tn, uni, wg] = tile_defines(vec, t, wg);
                     variants[2].push(vec![vec, tm, tn, uni, wg, i64::from(*px), x, y]);
@@ -131,7 +127,7 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
             }
         }
         for t in [TILES.to_vec(), uniform(&UNIFORM_TILES)].concat() {
-            for wg in widths(t) {
+            for wg in t.widths() {
                 for (a, b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                     let variant = [&tile_defines(vec, t, wg)[..], &[a, b, x, y]].concat();
                     variants[0].push(variant.clone());
@@ -142,7 +138,7 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     }
     // Stems and heads, whose channels are no multiples of four.
     for t in UNIFORM_TILES {
-        for (wg, a) in widths(t).into_iter().flat_map(|wg| [(wg, 0), (wg, 1)]) {
+        for (wg, a) in t.widths().into_iter().flat_map(|wg| [(wg, 0), (wg, 1)]) {
             for b in [0, 1] {
                 variants[0].push([&tile_defines(0, t, wg)[..], &[a, b, 0, 0]].concat());
             }

@@ -1,12 +1,12 @@
 //! Batches of matrix products: what Winograd's convolutions consist of between
 //! their transforms ([`super::winograd`]). All is 32 bits and by `vec4`s.
 
+use super::LOOP_TURNS;
 use super::staged::{self, STAGED_DW};
 use super::tiles::{
-    Division, Product, TILES, Tile, UNIFORM_LANES, UNIFORM_TILES, UNIFORM_WEIGHT_TILES,
-    WEIGHT_TILES, Way, divide, uniform_fits, wanted_invocations,
+    Division, Product, TILES, Tile, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way, divide,
+    uniform_fits, wanted_invocations,
 };
-use super::{GROUP, LOOP_TURNS};
 use crate::Result;
 use crate::graph::{Launch, Lower, TensorId, bucket};
 use crate::kernel::{Kernel, read, write};
@@ -50,25 +50,20 @@ const UNIFORM_DEPTH: u64 = LEAST_DEPTH as u64;
 pub(super) const LEAST_DEPTH: usize = 1024;
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let widths = |t: &Tile| if t.uniform { UNIFORM_LANES.to_vec() } else { vec![GROUP as u32] };
     let (mut products, mut gradients) = (Vec::new(), Vec::new());
     for t in [&TILES[..], &UNIFORM_TILES].concat() {
-        for wg in widths(&t) {
-            let [tm, tn, uni, wg] = tile_defines(t, wg);
+        for wg in t.widths() {
+            let [tm, tn, uni, wg] = t.defines(wg);
             products.extend([vec![tm, tn, uni, wg, 0], vec![tm, tn, uni, wg, 1]]);
         }
     }
     for t in [&WEIGHT_TILES[..], &UNIFORM_WEIGHT_TILES].concat() {
-        for wg in widths(&t) {
-            let [tm, tn, uni, wg] = tile_defines(t, wg);
+        for wg in t.widths() {
+            let [tm, tn, uni, wg] = t.defines(wg);
             gradients.push(vec![tm, tn, uni, wg, turn(t)]);
         }
     }
     vec![(&GEMM, products), (&GEMM_DW, gradients)]
-}
-
-fn tile_defines(tile: Tile, lanes: u32) -> [i64; 4] {
-    [tile.tm.into(), tile.tn.into(), tile.uniform.into(), lanes.into()]
 }
 
 fn turn(tile: Tile) -> i64 {
@@ -128,7 +123,7 @@ pub(super) fn launch(
             return staged::launch_product(lower, block, s, [a, b, c], transposed, flops);
         }
     };
-    let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
+    let [tm, tn, uni, wg] = d.tile.defines(d.lanes);
     let p = s.params([d.across, d.down]);
     lower.launch(Launch {
         kernel: &GEMM,
@@ -226,7 +221,7 @@ pub(super) fn launch_dw(
     let Some(d) = division else {
         return staged::launch_product_dw(lower, p, [a, b, c], flops);
     };
-    let [tm, tn, uni, wg] = tile_defines(d.tile, d.lanes);
+    let [tm, tn, uni, wg] = d.tile.defines(d.lanes);
     lower.launch(Launch {
         kernel: &GEMM_DW,
         defines: &[tm, tn, uni, wg, turn(d.tile)],

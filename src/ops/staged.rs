@@ -11,7 +11,7 @@
 //! convolutions whose images and weight are stored as half use them, so that no operand is
 //! rounded for it. Winograd's transforms are not: their values would have to be.
 
-use super::conv2d::{Geometry, Params as ConvParams};
+use super::conv2d::{BACKWARD_X, FORWARD, Geometry, Params as ConvParams};
 use super::gemm::{Params, Shape, SplitParams};
 use crate::Result;
 use crate::gpu::Coop;
@@ -133,14 +133,7 @@ const CONV_SOURCE: &str = include_str!("../../shaders/conv2d_staged.wgsl");
 static CONV: Kernel = Kernel {
     name: "conv2d_staged",
     source: CONV_SOURCE,
-    bindings: &[
-        read("x").half("HALF_X"),
-        read("weight").half("HALF_X"),
-        read("bias"),
-        read("emb").when("EMB"),
-        read("residual").when("RESIDUAL").half("HALF_Y"),
-        write("y").half("HALF_Y"),
-    ],
+    bindings: FORWARD.bindings,
     params: ConvParams::FIELDS,
     defines: &["TM", "EMB", "RESIDUAL", "HALF_X", "HALF_Y", "DX", "ACC"],
 };
@@ -148,11 +141,7 @@ static CONV: Kernel = Kernel {
 static CONV_DX: Kernel = Kernel {
     name: "conv2d_dx_staged",
     source: CONV_SOURCE,
-    bindings: &[
-        read("dy").half("HALF_Y"),
-        read("weight").half("HALF_X"),
-        accumulate("dx").half("HALF_X"),
-    ],
+    bindings: BACKWARD_X.bindings,
     params: ConvParams::FIELDS,
     defines: CONV.defines,
 };

@@ -22,6 +22,18 @@ pub(super) struct Tile {
     pub name: &'static str,
 }
 
+impl Tile {
+    /// Workgroup sizes that it may run with.
+    pub fn widths(self) -> Vec<u32> {
+        if self.uniform { UNIFORM_LANES.to_vec() } else { vec![GROUP as u32] }
+    }
+
+    /// TM, TN, UNI and, of `lanes` invocations, WG.
+    pub fn defines(self, lanes: u32) -> [i64; 4] {
+        [self.tm.into(), self.tn.into(), self.uniform.into(), lanes.into()]
+    }
+}
+
 const fn plain(tm: u32, tn: u32, name: &'static str) -> Tile {
     Tile { tm, tn, uniform: false, name }
 }
@@ -62,7 +74,7 @@ pub(super) const UNIFORM_WEIGHT_TILES: [Tile; 2] =
     [uniform(4, 16, "uniform4x16"), uniform(4, 8, "uniform4x8")];
 
 /// Lanes of a workgroup with a uniform tile: fewer where rows are few.
-pub(super) const UNIFORM_LANES: [u32; 4] = [64, 32, 16, 8];
+const UNIFORM_LANES: [u32; 4] = [64, 32, 16, 8];
 
 /// Largest `vec4` index, and largest number of `vec4`s along a row, that uniform
 /// loads can name.
@@ -186,7 +198,7 @@ pub(super) fn divide(
         None => tiles.iter().position(|t| *t == rule).unwrap_or(0),
     };
     match lower.choose(op, key, &names, rule) {
-        i if i < tiles.len() => Way::Tiles(Division::new(tiles[i], [rows, columns], batch)),
+        i if i < tiles.len() => Way::Tiles(division(tiles[i])),
         i => Way::Block(blocks[i - tiles.len()]),
     }
 }
