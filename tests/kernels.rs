@@ -1,7 +1,7 @@
 //! Every variant of every kernel composes, parses, agrees with its Rust
 //! description, and is valid for Vulkan, Metal and DX12.
 
-use demist::kernel::{Defines, Kernel, check, compose, open, parse};
+use demist::kernel::{Defines, Kernel, check, compose, open, parse, widen};
 use demist::{bench, ops};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -43,10 +43,24 @@ fn every_variant_compiles_for_every_backend() {
             open(&mut module, u32::MAX);
             let info = Validator::new(ValidationFlags::all(), core).validate(&module);
             assert!(info.is_ok(), "{} {defines:?}, opened", kernel.name);
+            check_widened(kernel, &wgsl, core);
             variants += 1;
         }
     }
     assert!(variants > 50, "only {variants} variants");
+}
+
+/// What software drivers get is valid too, and accesses all quads by 64 bits.
+fn check_widened(kernel: &Kernel, wgsl: &str, core: Capabilities) {
+    let wide = widen(wgsl);
+    let module = parse(kernel, &wide).unwrap();
+    let core = core | Capabilities::SHADER_INT64;
+    let info = Validator::new(ValidationFlags::all(), core).validate(&module);
+    assert!(info.is_ok(), "{} widened: {}", kernel.name, info.unwrap_err().emit_to_string(&wide));
+    for line in wide.lines().filter(|l| l.contains("var<storage")) {
+        let narrow = ["array<vec4<f32>>", "array<vec2<u32>>"].iter().any(|ty| line.contains(ty));
+        assert!(!narrow, "{}: {line}", kernel.name);
+    }
 }
 
 /// naga writes cooperative matrices for Vulkan and Metal, not for Direct3D.

@@ -171,6 +171,14 @@ fn adm64() -> Result<ModelConfig> {
 }
 
 impl Workload {
+    /// The options of its network, if it is one.
+    pub fn network(&self) -> Option<Result<ModelConfig>> {
+        match self.content {
+            Content::Op(..) => None,
+            Content::Network(model, _) => Some(model()),
+        }
+    }
+
     /// Whether it is a whole network.
     pub fn is_network(&self) -> bool {
         matches!(self.content, Content::Network(..))

@@ -3,10 +3,10 @@
 use super::bench::print_choice;
 use super::{DeviceArgs, check_batch, check_room};
 use demist::bench::{
-    Case, Ceilings, Direction, Effort, Profile, Row, TimeKind, bind, chrome_trace,
+    Case, Ceilings, Direction, Effort, Profile, Row, TimeKind, WORKLOADS, bind, chrome_trace,
 };
 use demist::checkpoint::read_info;
-use demist::diffusion::{DiffusionConfig, released_diffusion};
+use demist::diffusion::{DiffusionConfig, VarType, released_diffusion};
 use demist::graph::{Choice, FlatKind};
 use demist::model::{ModelConfig, initialise, model_preset, preset_names};
 use demist::runtime::{Clock, Context};
@@ -21,7 +21,8 @@ const CEILING_TIME: Duration = Duration::from_millis(200);
 /// Arguments of `profile`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A network file, or the name of a published network ("64x64_diffusion").
+    /// A network file, or the name of a published network ("64x64_diffusion") or of a
+    /// workload of `bench` ("W5").
     file: PathBuf,
     /// Images at once.
     #[arg(long, default_value_t = 4)]
@@ -80,16 +81,25 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The network and its process: a preset's, or those of a file.
+/// The network and its process: a preset's, a workload's, or those of a file.
 pub(super) fn network(file: &Path) -> Result<(ModelConfig, DiffusionConfig)> {
     let preset = file.to_str().filter(|_| !file.exists());
     if let Some((model, name)) = preset.and_then(|name| Some((model_preset(name)?, name))) {
         return Ok((model, released_diffusion(name).unwrap_or_default()));
     }
+    if let Some(workload) = preset.and_then(|id| WORKLOADS.iter().find(|w| w.id == id)) {
+        let model = workload.network().ok_or_else(|| {
+            Error::file(file, "is a single op's workload, no network; `demist bench` measures it")
+        })??;
+        // Their networks predict a variance.
+        let diffusion =
+            DiffusionConfig { var_type: VarType::LearnedRange, ..DiffusionConfig::default() };
+        return Ok((model, diffusion));
+    }
     let info = read_info(file).map_err(|e| match e {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             let presets = preset_names().join(", ");
-            Error::file(file, format!("no such file, and no preset of that name ({presets})"))
+            Error::file(file, format!("no such file, workload or preset (W5 to W9, {presets})"))
         }
         other => other,
     })?;

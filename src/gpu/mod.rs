@@ -21,6 +21,9 @@ pub struct Caps {
     /// The driver loads once for all lanes where an index comes from immediates
     /// (`shaders/uniform.wgsl`), and offers them.
     pub uniform_loads: bool,
+    /// Kernels access storage by 64 bits ([`crate::kernel::widen`]): a software driver
+    /// that offers such integers.
+    pub wide_accesses: bool,
     /// Cooperative matrices of halves, where the device has what their kernels need.
     pub coop: Option<Coop>,
     /// Reductions begin within subgroups (`shaders/subgroup.wgsl`): a GPU that offers
@@ -46,6 +49,7 @@ impl Default for Caps {
         Caps {
             software: false,
             uniform_loads: false,
+            wide_accesses: false,
             coop: None,
             subgroups: false,
             max_binding: l.max_storage_buffer_binding_size,
@@ -102,6 +106,8 @@ impl Gpu {
             && adapter.features().contains(wgpu::Features::IMMEDIATES)
             && offered.max_immediate_size >= digits;
         let wanted = if uniform_loads { wanted | wgpu::Features::IMMEDIATES } else { wanted };
+        let software = summary.kind == "software";
+        let wanted = if software { wanted | wgpu::Features::SHADER_INT64 } else { wanted };
         let coop = Coop::of(&adapter);
         let wanted = if coop.is_some() { wanted | coop::FEATURES } else { wanted };
         let limits = wgpu::Limits {
@@ -130,10 +136,10 @@ impl Gpu {
                 note(&sink, format!("device lost: {message}"));
             }
         });
-        let software = summary.kind == "software";
         let caps = Caps {
             software,
             uniform_loads,
+            wide_accesses: software && device.features().contains(wgpu::Features::SHADER_INT64),
             coop,
             subgroups: !software && device.features().contains(wgpu::Features::SUBGROUP),
             max_binding: limits.max_storage_buffer_binding_size,

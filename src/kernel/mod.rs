@@ -9,9 +9,11 @@
 
 mod compose;
 mod reflect;
+mod widen;
 
 pub use compose::{compose, parse};
 pub use reflect::{check, open};
+pub use widen::widen;
 
 /// How a shader uses a storage binding. `Write` promises that the kernel
 /// defines every element and reads none; `ReadWrite` keeps the old contents

@@ -3,7 +3,7 @@
 use super::pipeline_file::PipelineFile;
 use crate::gpu::Gpu;
 use crate::graph::Dispatch;
-use crate::kernel::{Access, DIGITS, Kernel, check, compose, open, parse};
+use crate::kernel::{Access, DIGITS, Kernel, check, compose, open, parse, widen};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;
@@ -177,8 +177,12 @@ impl Pipelines {
 
     fn compile(&self, gpu: &Gpu, kernel: &'static Kernel, key: &Key) -> Result<Compiled> {
         let (_, defines, opened) = key;
-        let mut module = parse(kernel, &compose(kernel, defines)?)?;
+        let wgsl = compose(kernel, defines)?;
+        let mut module = parse(kernel, &wgsl)?;
         check(kernel, defines, &module)?;
+        if gpu.caps.wide_accesses {
+            module = parse(kernel, &widen(&wgsl))?;
+        }
         open(&mut module, *opened);
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module));

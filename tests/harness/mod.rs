@@ -35,7 +35,7 @@ pub fn narrow_device() -> &'static (Gpu, Pipelines) {
 /// The same device, but kernels divide their work as on a GPU.
 pub fn parallel_device() -> &'static (Gpu, Pipelines) {
     static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
-    DEVICE.get_or_init(|| open(|caps| caps.software = false))
+    DEVICE.get_or_init(|| open(as_a_gpu))
 }
 
 /// The same device, but kernels also reduce within subgroups, as on a GPU; a driver
@@ -43,10 +43,16 @@ pub fn parallel_device() -> &'static (Gpu, Pipelines) {
 pub fn subgroup_device() -> &'static (Gpu, Pipelines) {
     static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
     DEVICE.get_or_init(|| {
-        let (mut gpu, pipelines) = open(|caps| caps.software = false);
+        let (mut gpu, pipelines) = open(as_a_gpu);
         gpu.caps.subgroups = gpu.has_subgroups();
         (gpu, pipelines)
     })
+}
+
+/// Kernels are those of a GPU.
+fn as_a_gpu(caps: &mut Caps) {
+    caps.software = false;
+    caps.wide_accesses = false;
 }
 
 fn open(edit: impl Fn(&mut Caps)) -> (Gpu, Pipelines) {
