@@ -75,7 +75,12 @@ impl AdapterSummary {
         let mut words = self.driver.split_whitespace();
         let mesa = words.find(|w| *w == "Mesa").and(words.next());
         let major = mesa.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
-        self.driver.starts_with("llvmpipe") && major.is_some_and(|m| m >= 25)
+        self.is_llvmpipe() && major.is_some_and(|m| m >= 25)
+    }
+
+    /// Whether the driver is Mesa's for processors.
+    pub(super) fn is_llvmpipe(&self) -> bool {
+        self.driver.starts_with("llvmpipe")
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Caps {
     /// Kernels access storage by 64 bits ([`crate::kernel::widen`]): a software driver
     /// that offers such integers.
     pub wide_accesses: bool,
+    /// The driver compiles a kernel when it is first launched, one at a time, not when
+    /// the pipeline is made: llvmpipe.
+    pub compiles_at_launch: bool,
     /// Cooperative matrices of halves, where the device has what their kernels need.
     pub coop: Option<Coop>,
     /// Reductions begin within subgroups (`shaders/subgroup.wgsl`): a GPU that offers
@@ -50,6 +53,7 @@ impl Default for Caps {
             software: false,
             uniform_loads: false,
             wide_accesses: false,
+            compiles_at_launch: false,
             coop: None,
             subgroups: false,
             max_binding: l.max_storage_buffer_binding_size,
@@ -63,6 +67,7 @@ impl Default for Caps {
 
 /// An open device and its queue.
 pub struct Gpu {
+    adapter: wgpu::Adapter,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     /// The adapter's name, driver and type.
@@ -98,7 +103,18 @@ impl Gpu {
 
     /// Opens an adapter with those of the `wanted` features that it offers.
     fn open_with(selector: Option<&str>, wanted: wgpu::Features) -> Result<Gpu> {
-        let adapter = adapters::select(selector)?;
+        Self::open_on(adapters::select(selector)?, wanted)
+    }
+
+    /// Another device on the same adapter, with the same features.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the adapter refuses.
+    pub fn another(&self) -> Result<Gpu> {
+        Self::open_on(self.adapter.clone(), self.device.features())
+    }
+
+    fn open_on(adapter: wgpu::Adapter, wanted: wgpu::Features) -> Result<Gpu> {
         let summary = AdapterSummary::of(&adapter);
         let offered = adapter.limits();
         let digits = size_of_val(&crate::kernel::DIGITS) as u32;
@@ -140,6 +156,7 @@ impl Gpu {
             software,
             uniform_loads,
             wide_accesses: software && device.features().contains(wgpu::Features::SHADER_INT64),
+            compiles_at_launch: summary.is_llvmpipe(),
             coop,
             subgroups: !software && device.features().contains(wgpu::Features::SUBGROUP),
             max_binding: limits.max_storage_buffer_binding_size,
@@ -149,7 +166,7 @@ impl Gpu {
             max_groups: limits.max_compute_workgroups_per_dimension,
             tuning: None,
         };
-        Ok(Gpu { device, queue, summary, caps, fault })
+        Ok(Gpu { adapter, device, queue, summary, caps, fault })
     }
 
     /// Whether kernels may calculate in half precision on this device.

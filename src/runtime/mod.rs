@@ -5,6 +5,7 @@ mod pipeline_file;
 mod pipelines;
 mod state;
 mod timing;
+mod warm_up;
 
 pub use pipelines::{Compiling, Pipelines};
 pub use state::FlatBuffers;

@@ -1,6 +1,7 @@
 //! Compute pipelines, compiled in parallel and kept for the device's life.
 
 use super::pipeline_file::PipelineFile;
+use super::warm_up::warm_up;
 use crate::gpu::Gpu;
 use crate::graph::Dispatch;
 use crate::kernel::{Access, DIGITS, Kernel, check, compose, open, parse, widen};
@@ -19,6 +20,26 @@ type Key = (&'static str, Vec<i64>, u32);
 pub(super) struct Compiled {
     pub pipeline: Arc<wgpu::ComputePipeline>,
     pub layout: Arc<wgpu::BindGroupLayout>,
+}
+
+/// A variant to be compiled.
+struct Job {
+    key: Key,
+    kernel: &'static Kernel,
+    wgsl: String,
+}
+
+/// Variants that several threads compile, each taking the next.
+#[derive(Clone, Copy)]
+struct Queue<'a> {
+    jobs: &'a [Job],
+    next: &'a AtomicUsize,
+}
+
+impl<'a> Queue<'a> {
+    fn next(self) -> Option<&'a Job> {
+        self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// How often whoever waits for kernels is told, at least.
@@ -103,8 +124,8 @@ impl Pipelines {
                 missing.insert(key(d), d.kernel);
             }
         }
-        let jobs: Vec<_> = missing.into_iter().collect();
-        if !jobs.is_empty() {
+        if !missing.is_empty() {
+            let jobs = jobs(missing)?;
             let begun = Instant::now();
             let outcome = self.compile_all(gpu, &jobs);
             if let Some(file) = &self.file {
@@ -116,37 +137,91 @@ impl Pipelines {
         Ok(dispatches.iter().map(|d| made[&key(d)].clone()).collect())
     }
 
-    fn compile_all(&self, gpu: &Gpu, jobs: &[(Key, &'static Kernel)]) -> Result<()> {
+    fn compile_all(&self, gpu: &Gpu, jobs: &[Job]) -> Result<()> {
+        let workers = std::thread::available_parallelism().map_or(1, |n| n.get()).min(jobs.len());
         let next = AtomicUsize::new(0);
+        let queue = Queue { jobs, next: &next };
         let failure = Mutex::new(None);
         let fail = |e| {
             // The others stop at the next kernel.
             next.store(jobs.len(), Ordering::Relaxed);
             failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
         };
-        let work = |made: mpsc::Sender<()>| {
-            while let Some((key, kernel)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match self.compile(gpu, kernel, key) {
-                    Ok(compiled) => {
-                        self.lock().insert(key.clone(), compiled);
-                        // The receiver listens until every sender is gone.
-                        let _ = made.send(());
-                    }
-                    Err(e) => return fail(e),
-                }
-            }
+        let helpers: Vec<Gpu> = match gpu.caps.compiles_at_launch {
+            true => (1..workers).map_while(|_| gpu.another().ok()).collect(),
+            false => Vec::new(),
         };
-        let workers = std::thread::available_parallelism().map_or(1, |n| n.get()).min(jobs.len());
         std::thread::scope(|scope| {
             let (made, heard) = mpsc::channel();
-            for _ in 0..workers {
-                let (made, work) = (made.clone(), &work);
-                scope.spawn(move || work(made));
+            let run = |work: Result<()>| work.unwrap_or_else(fail);
+            if gpu.caps.compiles_at_launch {
+                let (hand_over, handed) = mpsc::channel();
+                for helper in &helpers {
+                    let hand_over = hand_over.clone();
+                    scope.spawn(move || run(self.help(helper, queue, hand_over)));
+                }
+                drop(hand_over);
+                scope.spawn(move || run(self.make_warm(gpu, queue, handed, made)));
+            } else {
+                for _ in 0..workers {
+                    let made = made.clone();
+                    scope.spawn(move || run(self.make(gpu, queue, made)));
+                }
+                drop(made);
             }
-            drop(made);
             self.tell(jobs.len(), &heard, fail);
         });
         failure.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+    }
+
+    /// Compiles what is in the queue.
+    fn make(&self, gpu: &Gpu, queue: Queue, made: mpsc::Sender<()>) -> Result<()> {
+        while let Some(job) = queue.next() {
+            self.keep(job, self.compile(gpu, job, true)?, &made);
+        }
+        Ok(())
+    }
+
+    /// The same for a driver that compiles at the first launch. What helpers are through
+    /// with goes first, since the driver knows it.
+    fn make_warm<'a>(
+        &self,
+        gpu: &Gpu,
+        queue: Queue<'a>,
+        handed: mpsc::Receiver<&'a Job>,
+        made: mpsc::Sender<()>,
+    ) -> Result<()> {
+        let known = || handed.try_recv().ok();
+        while let Some(job) = known().or_else(|| queue.next()).or_else(|| handed.recv().ok()) {
+            let compiled = self.compile(gpu, job, true)?;
+            let (_, defines, opened) = &job.key;
+            warm_up(gpu, job.kernel, defines, *opened, &compiled)?;
+            self.keep(job, compiled, &made);
+        }
+        Ok(())
+    }
+
+    /// Compiles on another device what is in the queue.
+    fn help<'a>(
+        &self,
+        helper: &Gpu,
+        queue: Queue<'a>,
+        hand_over: mpsc::Sender<&'a Job>,
+    ) -> Result<()> {
+        while let Some(job) = queue.next() {
+            let compiled = self.compile(helper, job, false)?;
+            let (_, defines, opened) = &job.key;
+            warm_up(helper, job.kernel, defines, *opened, &compiled)?;
+            // The receiver is gone after a failure alone, which ends the queue.
+            let _ = hand_over.send(job);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, job: &Job, compiled: Compiled, made: &mpsc::Sender<()>) {
+        self.lock().insert(job.key.clone(), compiled);
+        // The receiver listens until every sender is gone.
+        let _ = made.send(());
     }
 
     /// Tells how far compiling is until nobody is at it.
@@ -175,13 +250,13 @@ impl Pipelines {
         }
     }
 
-    fn compile(&self, gpu: &Gpu, kernel: &'static Kernel, key: &Key) -> Result<Compiled> {
-        let (_, defines, opened) = key;
-        let wgsl = compose(kernel, defines)?;
-        let mut module = parse(kernel, &wgsl)?;
+    /// A pipeline of `gpu`, of the driver's cache in a file if that is `filed`.
+    fn compile(&self, gpu: &Gpu, job: &Job, filed: bool) -> Result<Compiled> {
+        let Job { key: (_, defines, opened), kernel, wgsl } = job;
+        let mut module = parse(kernel, wgsl)?;
         check(kernel, defines, &module)?;
         if gpu.caps.wide_accesses {
-            module = parse(kernel, &widen(&wgsl))?;
+            module = parse(kernel, &widen(wgsl))?;
         }
         open(&mut module, *opened);
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -220,13 +295,35 @@ impl Pipelines {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: self.file.as_ref().map(|f| &f.cache),
+            cache: self.file.as_ref().filter(|_| filed).map(|f| &f.cache),
         });
         match pollster::block_on(scope.pop()) {
             Some(e) => Err(Error::Kernel { kernel: kernel.name.into(), detail: e.to_string() }),
             None => Ok(Compiled { pipeline: Arc::new(pipeline), layout: Arc::new(layout) }),
         }
     }
+}
+
+/// Numbers of a variant's storage bindings, and whether the shader may only read them.
+pub(super) fn storage_bindings<'a>(
+    kernel: &'a Kernel,
+    defines: &'a [i64],
+    opened: u32,
+) -> impl Iterator<Item = (u32, bool)> + 'a {
+    kernel
+        .active_bindings(defines)
+        .map(move |(number, b)| (number, b.access == Access::Read && opened >> number & 1 == 0))
+}
+
+/// The variants with their text, the longest first: those take longest to compile, and
+/// what begins last should end soon.
+fn jobs(missing: HashMap<Key, &'static Kernel>) -> Result<Vec<Job>> {
+    let compose = |(key, kernel): (Key, &'static Kernel)| {
+        Ok(Job { wgsl: compose(kernel, &key.1)?, key, kernel })
+    };
+    let mut jobs = missing.into_iter().map(compose).collect::<Result<Vec<Job>>>()?;
+    jobs.sort_by(|a, b| b.wgsl.len().cmp(&a.wgsl.len()).then_with(|| a.key.cmp(&b.key)));
+    Ok(jobs)
 }
 
 fn bind_group_layout(
@@ -241,8 +338,7 @@ fn bind_group_layout(
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
         count: None,
     };
-    let storage = kernel.active_bindings(defines).map(|(number, b)| {
-        let read_only = b.access == Access::Read && opened >> number & 1 == 0;
+    let storage = storage_bindings(kernel, defines, opened).map(|(number, read_only)| {
         entry(number, wgpu::BufferBindingType::Storage { read_only })
     });
     let entries: Vec<_> =
