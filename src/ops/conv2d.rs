@@ -317,7 +317,7 @@ pub(super) fn launch_backward_x(
 fn choose_weight_tile(lower: &mut Lower, g: Geometry, key: &[usize]) -> Tile {
     let tm = match g.cin {
         0..=4 => 4,
-        16.. if lower.caps.software => 16,
+        16.. if lower.caps.software && g.vec() => 16,
         _ => 8,
     };
     let tn = if g.cout > 4 { 8 } else { 4 };

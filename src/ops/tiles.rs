@@ -183,7 +183,13 @@ pub(super) fn divide(
     };
     let shared: Vec<Tile> = UNIFORM_TILES.into_iter().filter(|t| shares && divides(t)).collect();
     let wide: Vec<Tile> = TILES.into_iter().filter(|t| columns > 4 || t.tn == 4).collect();
-    let fits = |t: &Tile| lower.caps.software || t.tm * t.tn <= 64;
+    // Channel by channel large tiles take software drivers too long to compile.
+    let largest = match (lower.caps.software, vec) {
+        (true, true) => u32::MAX,
+        (true, false) => 32,
+        (false, _) => 64,
+    };
+    let fits = |t: &Tile| t.tm * t.tn <= largest;
     let busy = |t: &Tile| division(*t).tiles >= wanted_invocations(lower);
     let last = TILES[TILES.len() - 1];
     let tall = |t: &Tile| rows >= 8 * t.tm as usize;
