@@ -74,7 +74,7 @@ pub(super) const UNIFORM_WEIGHT_TILES: [Tile; 2] =
     [uniform(4, 16, "uniform4x16"), uniform(4, 8, "uniform4x8")];
 
 /// Lanes of a workgroup with a uniform tile: fewer where rows are few.
-const UNIFORM_LANES: [u32; 4] = [64, 32, 16, 8];
+const UNIFORM_LANES: [u32; 2] = [64, 16];
 
 /// Largest `vec4` index, and largest number of `vec4`s along a row, that uniform
 /// loads can name.
