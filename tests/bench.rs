@@ -244,6 +244,7 @@ fn ceilings() -> Ceilings {
     Ceilings {
         fma_gflops: 100.0,
         fma_f16_gflops: None,
+        coop_gflops: Some(400.0),
         copy_gbs: 10.0,
         storage_gloads: 1.0,
         workgroup_gloads: 0.5,
@@ -253,12 +254,19 @@ fn ceilings() -> Ceilings {
 
 #[test]
 fn the_binding_ceiling_by_hand() {
-    let of = |flops, bytes, dispatches| bind(Work { flops, bytes, dispatches }, &ceilings());
+    let coop_flops = 0;
+    let of = |flops, bytes, dispatches| {
+        bind(Work { flops, coop_flops, bytes, dispatches }, &ceilings())
+    };
     let close = |b: Bound, limit, ms: f64| b.limit == limit && (b.ms - ms).abs() < 1e-9;
     // 2 GFLOP at 100 GFLOP/s are 20 ms; 50 MB at 10 GB/s are 5; 3 launches 0.3.
     assert!(close(of(2_000_000_000, 50_000_000, 3), Limit::Arithmetic, 20.0));
     assert!(close(of(200_000_000, 50_000_000, 3), Limit::Memory, 5.0));
     assert!(close(of(200_000_000, 50_000_000, 70), Limit::Launches, 7.0));
+    // 1.2 of 2 GFLOP on matrices, at 400 GFLOP/s, take 3 ms; the others 8.
+    let (flops, coop_flops) = (2_000_000_000, 1_200_000_000);
+    let work = Work { flops, coop_flops, ..Work::default() };
+    assert!(close(bind(work, &ceilings()), Limit::Arithmetic, 11.0));
 }
 
 #[test]
@@ -266,10 +274,10 @@ fn ceilings_are_positive_and_finite() {
     let ctx = timed_device();
     let c = Ceilings::measure(ctx, least()).unwrap();
     assert_eq!(c.fma_f16_gflops.is_some(), ctx.gpu.has_f16());
-    let half = c.fma_f16_gflops.unwrap_or(1.0);
-    for rate in
-        [c.fma_gflops, half, c.copy_gbs, c.storage_gloads, c.workgroup_gloads, c.dispatch_us]
-    {
+    assert_eq!(c.coop_gflops.is_some(), ctx.gpu.caps.coop.is_some());
+    let optional = [c.fma_f16_gflops, c.coop_gflops].into_iter().flatten();
+    let always = [c.fma_gflops, c.copy_gbs, c.storage_gloads, c.workgroup_gloads, c.dispatch_us];
+    for rate in always.into_iter().chain(optional) {
         assert!(rate.is_finite() && rate > 0.0, "{c:?}");
     }
 }

@@ -2,6 +2,7 @@
 //! ceilings under which all others work.
 
 use super::measure::{Effort, Timing, measure};
+use crate::gpu::Coop;
 use crate::graph::{DType, FlatKind, Graph, Launch, Lower, Plan, PlanOptions, TensorId};
 use crate::kernel::{Kernel, read, write};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
@@ -14,6 +15,10 @@ const GROUP: u64 = 64;
 
 params! {
     struct FmaParams { len: u32, turns: u32, factor: f32, step: f32 }
+}
+
+params! {
+    struct CoopParams { turns: u32, value: f32 }
 }
 
 params! {
@@ -30,6 +35,14 @@ static FMA: Kernel = Kernel {
     bindings: &[write("y")],
     params: FmaParams::FIELDS,
     defines: &["CHAINS", "UNROLL", "F16"],
+};
+
+static COOP: Kernel = Kernel {
+    name: "bench_coop",
+    source: include_str!("../../shaders/bench_coop.wgsl"),
+    bindings: &[write("y")],
+    params: CoopParams::FIELDS,
+    defines: &["COOP", "WG", "CHAINS", "UNROLL"],
 };
 
 static COPY: Kernel = Kernel {
@@ -53,15 +66,24 @@ static LOADS: Kernel = Kernel {
 const CHAINS: [i64; 4] = [1, 2, 4, 8];
 /// Multiply-adds of a chain in a turn, loads in a turn.
 const UNROLL: i64 = 16;
+/// Products of matrices of a chain in a turn.
+const COOP_UNROLL: i64 = 4;
 /// `vec4`s an invocation copies.
 const EACH: i64 = 4;
 
 /// The kernels of this module with all values of their defines, as
 /// [`crate::ops::kernels`] lists those of the ops. Those with F16 set need the
-/// device's half-precision arithmetic.
+/// device's half-precision arithmetic, those with COOP its cooperative matrices.
 pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let fma = |f16: i64| CHAINS.map(|chains| vec![chains, UNROLL, f16]);
+    let mut coop = Vec::new();
+    for size in [8, 16] {
+        for wg in [32, 64, 128, 256] {
+            coop.extend(CHAINS.map(|chains| vec![size, wg, chains, COOP_UNROLL]));
+        }
+    }
     vec![
+        (&COOP, coop),
         (&FMA, [fma(0), fma(1)].concat()),
         (&COPY, vec![vec![EACH]]),
         (&LOADS, vec![vec![0, UNROLL], vec![1, UNROLL]]),
@@ -75,6 +97,10 @@ pub struct Ceilings {
     pub fma_gflops: f64,
     /// The same in half precision, where the device has such arithmetic.
     pub fma_f16_gflops: Option<f64>,
+    /// Products of cooperative matrices of halves, added up in 32 bits, where the device
+    /// has them.
+    #[serde(default)]
+    pub coop_gflops: Option<f64>,
     /// Copying from buffer to buffer, in GB/s read and written together.
     pub copy_gbs: f64,
     /// Loads of single floats that a cache holds, in thousand millions a second.
@@ -87,7 +113,7 @@ pub struct Ceilings {
 }
 
 /// The things that are measured, for dividing the time.
-const PARTS: u32 = CHAINS.len() as u32 * 2 + 4;
+const PARTS: u32 = CHAINS.len() as u32 * 3 + 4;
 
 impl Ceilings {
     /// Measures all of them within about `effort.budget`.
@@ -102,6 +128,10 @@ impl Ceilings {
             fma_f16_gflops: match ctx.gpu.has_f16() {
                 true => Some(fma(ctx, effort, true)?),
                 false => None,
+            },
+            coop_gflops: match ctx.gpu.caps.coop {
+                Some(offered) => Some(coop(ctx, effort, offered)?),
+                None => None,
             },
             copy_gbs: copy(ctx, effort)?,
             storage_gloads: loads(ctx, effort, false)?,
@@ -154,6 +184,35 @@ fn fma(ctx: Context, effort: Effort, f16: bool) -> Result<f64> {
                 params: bytemuck::bytes_of(&p),
                 bindings: &[Some(y)],
                 groups: len / GROUP,
+                flops,
+            })?;
+            Ok(vec![y])
+        })?;
+        best = best.max(rate(flops, time(ctx, effort, &program)?));
+    }
+    Ok(best)
+}
+
+/// GFLOP/s of the largest matrices and the best number of chains.
+fn coop(ctx: Context, effort: Effort, offered: Coop) -> Result<f64> {
+    let size: u32 = if offered.has(16) { 16 } else { 8 };
+    let groups = invocations(ctx) / u64::from(offered.invocations());
+    let elements = size as usize * size as usize;
+    let mut best = 0.0f64;
+    for chains in CHAINS {
+        let turns = 128 / chains as u32;
+        // A workgroup has four subgroups, or more where they are smaller than the largest.
+        let products = 4 * groups * u64::from(turns) * (COOP_UNROLL * chains) as u64;
+        let flops = products * 2 * u64::from(size).pow(3);
+        let program = compile(ctx, |lower| {
+            let y = lower.pinned("y", &[groups as usize * elements], DType::F32);
+            let p = CoopParams { turns, value: 0.01 };
+            lower.launch(Launch {
+                kernel: &COOP,
+                defines: &[size.into(), offered.invocations().into(), chains, COOP_UNROLL],
+                params: bytemuck::bytes_of(&p),
+                bindings: &[Some(y)],
+                groups,
                 flops,
             })?;
             Ok(vec![y])

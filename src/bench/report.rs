@@ -4,7 +4,7 @@
 
 use super::{Ceilings, Direction, TimeKind};
 use crate::gpu::AdapterSummary;
-use crate::graph::Why;
+use crate::graph::{Cost, Dispatch, Why};
 use crate::output::atomic;
 use crate::output::stamp::{commit, now};
 use crate::{Error, Result};
@@ -38,10 +38,31 @@ impl std::fmt::Display for Limit {
 pub struct Work {
     /// Floating-point operations, of convolutions as the direct algorithm has them.
     pub flops: u64,
+    /// Those of them that are done on cooperative matrices.
+    pub coop_flops: u64,
     /// Bytes of all that is bound, touched once a launch.
     pub bytes: u64,
     /// Launches.
     pub dispatches: usize,
+}
+
+impl From<&Dispatch> for Work {
+    fn from(d: &Dispatch) -> Self {
+        let coop = d.kernel.define(&d.defines, "COOP") != 0;
+        let Cost { flops, bytes } = d.cost;
+        Work { flops, coop_flops: if coop { flops } else { 0 }, bytes, dispatches: 1 }
+    }
+}
+
+impl std::iter::Sum for Work {
+    fn sum<I: Iterator<Item = Work>>(parts: I) -> Work {
+        parts.fold(Work::default(), |a, b| Work {
+            flops: a.flops + b.flops,
+            coop_flops: a.coop_flops + b.coop_flops,
+            bytes: a.bytes + b.bytes,
+            dispatches: a.dispatches + b.dispatches,
+        })
+    }
 }
 
 /// The ceiling that allows least.
@@ -56,8 +77,11 @@ pub struct Bound {
 /// The binding ceiling: each alone gives a time below which no run can be, and the
 /// longest of them binds.
 pub fn bind(work: Work, ceilings: &Ceilings) -> Bound {
+    let coop_gflops = ceilings.coop_gflops.unwrap_or(ceilings.fma_gflops);
+    let arithmetic = (work.flops - work.coop_flops) as f64 / ceilings.fma_gflops
+        + work.coop_flops as f64 / coop_gflops;
     let bounds = [
-        (Limit::Arithmetic, work.flops as f64 / (ceilings.fma_gflops * 1e6)),
+        (Limit::Arithmetic, arithmetic / 1e6),
         (Limit::Memory, work.bytes as f64 / (ceilings.copy_gbs * 1e6)),
         (Limit::Launches, work.dispatches as f64 * ceilings.dispatch_us / 1e3),
     ];

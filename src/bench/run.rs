@@ -115,11 +115,7 @@ pub fn run_case(
 ) -> Result<CaseResult> {
     let planned = variant.plan(case, &ctx.gpu.caps)?;
     let plan = &planned.plan;
-    let work = Work {
-        flops: plan.dispatches.iter().map(|d| d.cost.flops).sum(),
-        bytes: plan.dispatches.iter().map(|d| d.cost.bytes).sum(),
-        dispatches: plan.dispatches.len(),
-    };
+    let work: Work = plan.dispatches.iter().map(Work::from).sum();
     let (chosen, chosen_by) = (chosen(plan), decider(plan));
     let prepared = case.prepare(ctx, planned)?;
     let timing = measure(ctx.gpu, effort, || prepared.run(ctx.gpu).map(drop))?;

@@ -22,8 +22,7 @@ struct Launch {
     kernel: &'static str,
     label: String,
     groups: u64,
-    flops: u64,
-    bytes: u64,
+    work: Work,
     span: Span,
 }
 
@@ -62,8 +61,7 @@ impl Profile {
             kernel: d.kernel.name,
             label: d.label.clone(),
             groups: d.groups,
-            flops: d.cost.flops,
-            bytes: d.cost.bytes,
+            work: d.into(),
             span: *span,
         };
         Profile { launches: plan.dispatches.iter().zip(spans).map(launch).collect() }
@@ -98,9 +96,7 @@ impl Profile {
         for l in &self.launches {
             let (nanos, work) = sums.entry(key(l)).or_default();
             *nanos += l.span.nanos;
-            work.flops += l.flops;
-            work.bytes += l.bytes;
-            work.dispatches += 1;
+            *work = [*work, l.work].into_iter().sum();
         }
         let total = self.ms().max(f64::MIN_POSITIVE);
         let row = |(name, (nanos, work)): (String, (u64, Work))| {
@@ -172,7 +168,7 @@ pub fn chrome_trace(path: &Path, title: &str, profile: &Profile) -> Result<()> {
             pid: 1,
             tid: 2,
             args: serde_json::json!({
-                "layer": layer, "op": op, "workgroups": l.groups, "gflop": l.flops as f64 / 1e9,
+                "layer": layer, "op": op, "workgroups": l.groups, "gflop": l.work.flops as f64 / 1e9,
             }),
         });
         match layers.last_mut() {

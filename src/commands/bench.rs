@@ -219,8 +219,9 @@ impl Args {
 
 fn print_ceilings(c: &Ceilings) {
     let half = c.fma_f16_gflops.map_or(String::new(), |g| format!(" ({g:.1} in half)"));
+    let coop = c.coop_gflops.map_or(String::new(), |g| format!(", {g:.1} on matrices"));
     say!(
-        "ceilings    {:.1} GFLOP/s of multiply-adds{half}, {:.2} GB/s copying",
+        "ceilings    {:.1} GFLOP/s of multiply-adds{half}{coop}, {:.2} GB/s copying",
         c.fma_gflops,
         c.copy_gbs
     );
