@@ -255,9 +255,8 @@ fn ceilings() -> Ceilings {
 #[test]
 fn the_binding_ceiling_by_hand() {
     let coop_flops = 0;
-    let of = |flops, bytes, dispatches| {
-        bind(Work { flops, coop_flops, bytes, dispatches }, &ceilings())
-    };
+    let of =
+        |flops, bytes, dispatches| bind(Work { flops, coop_flops, bytes, dispatches }, &ceilings());
     let close = |b: Bound, limit, ms: f64| b.limit == limit && (b.ms - ms).abs() < 1e-9;
     // 2 GFLOP at 100 GFLOP/s are 20 ms; 50 MB at 10 GB/s are 5; 3 launches 0.3.
     assert!(close(of(2_000_000_000, 50_000_000, 3), Limit::Arithmetic, 20.0));

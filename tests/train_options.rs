@@ -267,7 +267,9 @@ fn every_loss_is_learned_and_logged() {
         let (first, last) = (losses[0], losses[losses.len() - 1]);
         assert!(losses.iter().all(|l| l.is_finite()), "{what}: {losses:?}");
         assert!(last < 0.8 * first, "{what}: the loss went from {first} to {last}");
-        assert_eq!(outcome.evaluation.unwrap().loss(), last);
+        // The file holds it in 32 bits.
+        let loss = outcome.evaluation.unwrap().loss();
+        assert!((loss - last).abs() <= 1e-6 * last, "{what}: {loss} is logged as {last}");
 
         let log = metrics(root.path(), "metrics.csv");
         let mut columns: Vec<String> = vec!["images".into(), "loss".into()];

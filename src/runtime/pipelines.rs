@@ -338,9 +338,8 @@ fn bind_group_layout(
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
         count: None,
     };
-    let storage = storage_bindings(kernel, defines, opened).map(|(number, read_only)| {
-        entry(number, wgpu::BufferBindingType::Storage { read_only })
-    });
+    let storage = storage_bindings(kernel, defines, opened)
+        .map(|(number, read_only)| entry(number, wgpu::BufferBindingType::Storage { read_only }));
     let entries: Vec<_> =
         std::iter::once(entry(0, wgpu::BufferBindingType::Uniform)).chain(storage).collect();
     gpu.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
