@@ -78,7 +78,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let fma = |f16: i64| CHAINS.map(|chains| vec![chains, UNROLL, f16]);
     let mut coop = Vec::new();
     for size in [8, 16] {
-        for wg in [32, 64, 128, 256] {
+        for wg in Coop::INVOCATIONS.map(i64::from) {
             coop.extend(CHAINS.map(|chains| vec![size, wg, chains, COOP_UNROLL]));
         }
     }
@@ -168,58 +168,61 @@ fn time(ctx: Context, effort: Effort, program: &Program) -> Result<Timing> {
     measure(ctx.gpu, effort, || program.run(ctx.gpu).map(drop))
 }
 
-/// GFLOP/s of the best number of chains.
-fn fma(ctx: Context, effort: Effort, f16: bool) -> Result<f64> {
+/// GFLOP/s of the best number of chains, whose kernel `launch` launches.
+fn best_of_chains(
+    ctx: Context,
+    effort: Effort,
+    launch: impl Fn(&mut Lower, i64) -> Result<TensorId>,
+) -> Result<f64> {
     let mut best = 0.0f64;
     for chains in CHAINS {
-        let len = invocations(ctx);
-        let turns = 256 / chains as u32;
-        let flops = len * u64::from(turns) * (UNROLL * chains * 4 * 2) as u64;
-        let program = compile(ctx, |lower| {
-            let y = lower.pinned("y", &[len as usize], DType::F32);
-            let p = FmaParams { len: len as u32, turns, factor: 0.999, step: 0.001 };
-            lower.launch(Launch {
-                kernel: &FMA,
-                defines: &[chains, UNROLL, f16.into()],
-                params: bytemuck::bytes_of(&p),
-                bindings: &[Some(y)],
-                groups: len / GROUP,
-                flops,
-            })?;
-            Ok(vec![y])
-        })?;
+        let program = compile(ctx, |lower| Ok(vec![launch(lower, chains)?]))?;
+        let flops = program.plan().dispatches.iter().map(|d| d.cost.flops).sum();
         best = best.max(rate(flops, time(ctx, effort, &program)?));
     }
     Ok(best)
 }
 
-/// GFLOP/s of the largest matrices and the best number of chains.
+/// GFLOP/s of multiply-adds.
+fn fma(ctx: Context, effort: Effort, f16: bool) -> Result<f64> {
+    let len = invocations(ctx);
+    best_of_chains(ctx, effort, |lower, chains| {
+        let turns = 256 / chains as u32;
+        let y = lower.pinned("y", &[len as usize], DType::F32);
+        let p = FmaParams { len: len as u32, turns, factor: 0.999, step: 0.001 };
+        lower.launch(Launch {
+            kernel: &FMA,
+            defines: &[chains, UNROLL, f16.into()],
+            params: bytemuck::bytes_of(&p),
+            bindings: &[Some(y)],
+            groups: len / GROUP,
+            flops: len * u64::from(turns) * (UNROLL * chains * 4 * 2) as u64,
+        })?;
+        Ok(y)
+    })
+}
+
+/// GFLOP/s of the largest matrices.
 fn coop(ctx: Context, effort: Effort, offered: Coop) -> Result<f64> {
     let size: u32 = if offered.has(16) { 16 } else { 8 };
     let groups = invocations(ctx) / u64::from(offered.invocations());
     let elements = size as usize * size as usize;
-    let mut best = 0.0f64;
-    for chains in CHAINS {
+    best_of_chains(ctx, effort, |lower, chains| {
         let turns = 128 / chains as u32;
         // A workgroup has four subgroups, or more where they are smaller than the largest.
         let products = 4 * groups * u64::from(turns) * (COOP_UNROLL * chains) as u64;
-        let flops = products * 2 * u64::from(size).pow(3);
-        let program = compile(ctx, |lower| {
-            let y = lower.pinned("y", &[groups as usize * elements], DType::F32);
-            let p = CoopParams { turns, value: 0.01 };
-            lower.launch(Launch {
-                kernel: &COOP,
-                defines: &[size.into(), offered.invocations().into(), chains, COOP_UNROLL],
-                params: bytemuck::bytes_of(&p),
-                bindings: &[Some(y)],
-                groups,
-                flops,
-            })?;
-            Ok(vec![y])
+        let y = lower.pinned("y", &[groups as usize * elements], DType::F32);
+        let p = CoopParams { turns, value: 0.01 };
+        lower.launch(Launch {
+            kernel: &COOP,
+            defines: &[size.into(), offered.invocations().into(), chains, COOP_UNROLL],
+            params: bytemuck::bytes_of(&p),
+            bindings: &[Some(y)],
+            groups,
+            flops: products * 2 * u64::from(size).pow(3),
         })?;
-        best = best.max(rate(flops, time(ctx, effort, &program)?));
-    }
-    Ok(best)
+        Ok(y)
+    })
 }
 
 fn launch_copy(lower: &mut Lower, from: TensorId, to: TensorId, quads: u64) -> Result<()> {

@@ -30,6 +30,9 @@ pub(super) fn permission(coop: Option<Coop>) -> wgpu::ExperimentalFeatures {
 }
 
 impl Coop {
+    /// Workgroup sizes of cooperative kernels: four subgroups of 8 to 64.
+    pub const INVOCATIONS: [u32; 4] = [32, 64, 128, 256];
+
     /// What `adapter` offers, if it offers everything that is needed.
     pub(super) fn of(adapter: &wgpu::Adapter) -> Option<Self> {
         use wgpu::CooperativeScalarType::{F16, F32};

@@ -46,9 +46,6 @@ const COOP: [Block; 2] = [
 /// Invocations of a staged workgroup.
 const STAGED_GROUP: u64 = 256;
 
-/// Workgroup sizes of cooperative kernels: four subgroups of 8 to 64.
-const COOP_GROUPS: [u32; 4] = [32, 64, 128, 256];
-
 /// Fewest rows and columns for which a staged tile is taken by rule: less would leave
 /// half of it beyond the edges.
 const FEWEST: usize = 64;
@@ -190,7 +187,7 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     }
     let (mut coop, mut coop_dx) = (Vec::new(), Vec::new());
     for size in COOP.map(|b| i64::from(b.coop)) {
-        for wg in COOP_GROUPS.map(i64::from) {
+        for wg in Coop::INVOCATIONS.map(i64::from) {
             coop.extend(pairs.iter().map(|[e, r]| vec![size, wg, *e, *r, 0, 0]));
             coop_dx.extend(flags.map(|acc| vec![size, wg, 0, 0, 1, acc]));
         }
@@ -245,7 +242,7 @@ pub(super) fn launch_product_dw(
 
 /// Workgroup size for cooperative kernels: four of the largest subgroups.
 fn coop_group(lower: &Lower) -> i64 {
-    i64::from(lower.caps.coop.map_or(COOP_GROUPS[0], Coop::invocations))
+    i64::from(lower.caps.coop.map_or(Coop::INVOCATIONS[0], Coop::invocations))
 }
 
 /// [`super::conv2d`]'s forward launch; `add` are emb and residual.
