@@ -17,5 +17,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if i >= p.quads || (norm[0] & 0x7f800000u) == 0x7f800000u {
         return;
     }
-    ema[i] = ema[i] + rate[0] * (weights[i] - ema[i]);
+    ema[i] += rate[0] * (weights[i] - ema[i]);
 }

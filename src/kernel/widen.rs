@@ -45,9 +45,9 @@ fn to_wide2(v: vec2<u32>) -> u64 {
 ";
 
 /// Declares the storage of `vec4<f32>` and of packed halves in composed WGSL as words
-/// of 64 bits (`enable` is not needed: naga knows them) and converts where it is
-/// read as `name[index]` and assigned as `name[index] = value`. Other uses are left,
-/// and parsing refuses the result. Comments are dropped.
+/// of 64 bits and converts where it is read as `name[index]`, assigned as
+/// `name[index] = value` or added to by `+=`. Other uses are left, and parsing refuses the
+/// result. Comments are dropped.
 pub fn widen(wgsl: &str) -> String {
     let mut text: String = wgsl
         .lines()
@@ -80,13 +80,16 @@ fn convert(text: &str, name: &str, ty: &Wide) -> String {
         let index = convert(&rest[start + name.len() + 1..end - 1], name, ty);
         out.push_str(&rest[..start]);
         rest = &rest[end..];
-        if let Some(after) = rest.strip_prefix(" = ") {
+        let read = format!("{}({name}[{index}])", ty.from);
+        let added = rest.strip_prefix(" += ");
+        if let Some(after) = added.or(rest.strip_prefix(" = ")) {
             let (value, following) = after.split_at(after.find(';').unwrap_or(after.len()));
             let value = convert(value, name, ty);
+            let value = if added.is_some() { format!("{read} + ({value})") } else { value };
             out.push_str(&format!("{name}[{index}] = {}({value})", ty.to));
             rest = following;
         } else {
-            out.push_str(&format!("{}({name}[{index}])", ty.from));
+            out.push_str(&read);
         }
     }
     out + rest
@@ -130,18 +133,22 @@ mod tests {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;   // x[i]
 @group(0) @binding(2) var<storage, read_write> y: array<vec2<u32>>;
 @group(0) @binding(3) var<storage, read> table: array<f32>;
+@group(0) @binding(4) var<storage, read_write> z: array<vec4<f32>>;
     let max = p.x[1];
     y[i + 1u] = pack4(x[idx[2u]].xyzw + unpack4(y[i]));
     let sum = x[u32(x[0].y)] * table[3];
+    z[i] += x[i] * 2.0;
 ";
         let wide = widen(shader);
         let expected = "
 @group(0) @binding(1) var<storage, read> x: array<vec2<u64>>;
 @group(0) @binding(2) var<storage, read_write> y: array<u64>;
 @group(0) @binding(3) var<storage, read> table: array<f32>;
+@group(0) @binding(4) var<storage, read_write> z: array<vec2<u64>>;
     let max = p.x[1];
     y[i + 1u] = to_wide2(pack4(from_wide4(x[idx[2u]]).xyzw + unpack4(from_wide2(y[i]))));
     let sum = from_wide4(x[u32(from_wide4(x[0]).y)]) * table[3];
+    z[i] = to_wide4(from_wide4(z[i]) + (from_wide4(x[i]) * 2.0));
 ";
         assert_eq!(wide.strip_suffix(FUNCTIONS), Some(expected));
     }
