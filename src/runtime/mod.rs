@@ -87,6 +87,14 @@ impl Step {
         }
         pass.dispatch_workgroups(self.groups.0, self.groups.1, 1);
     }
+
+    /// Submits it alone and waits.
+    fn run_alone(&self, gpu: &Gpu) -> Result<()> {
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        self.encode(&mut encoder.begin_compute_pass(&Default::default()));
+        gpu.queue.submit([encoder.finish()]);
+        gpu.wait()
+    }
 }
 
 /// A plan compiled for a device.

@@ -29,19 +29,6 @@ struct Job {
     wgsl: String,
 }
 
-/// Variants that several threads compile, each taking the next.
-#[derive(Clone, Copy)]
-struct Queue<'a> {
-    jobs: &'a [Job],
-    next: &'a AtomicUsize,
-}
-
-impl<'a> Queue<'a> {
-    fn next(self) -> Option<&'a Job> {
-        self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
 /// How often whoever waits for kernels is told, at least.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
@@ -139,89 +126,71 @@ impl Pipelines {
 
     fn compile_all(&self, gpu: &Gpu, jobs: &[Job]) -> Result<()> {
         let workers = std::thread::available_parallelism().map_or(1, |n| n.get()).min(jobs.len());
-        let next = AtomicUsize::new(0);
-        let queue = Queue { jobs, next: &next };
+        let taken = AtomicUsize::new(0);
+        let next = || jobs.get(taken.fetch_add(1, Ordering::Relaxed));
         let failure = Mutex::new(None);
         let fail = |e| {
             // The others stop at the next kernel.
-            next.store(jobs.len(), Ordering::Relaxed);
+            taken.store(jobs.len(), Ordering::Relaxed);
             failure.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
         };
-        let helpers: Vec<Gpu> = match gpu.caps.compiles_at_launch {
-            true => (1..workers).map_while(|_| gpu.another().ok()).collect(),
-            false => Vec::new(),
+        let run = |work: Result<()>| work.unwrap_or_else(fail);
+        // A device compiles one kernel at a time where that waits for its launch.
+        let (makers, helpers): (usize, Vec<Gpu>) = match gpu.caps.compiles_at_launch {
+            true => (1, (1..workers).map_while(|_| gpu.another().ok()).collect()),
+            false => (workers, Vec::new()),
         };
         std::thread::scope(|scope| {
             let (made, heard) = mpsc::channel();
-            let run = |work: Result<()>| work.unwrap_or_else(fail);
-            if gpu.caps.compiles_at_launch {
-                let (hand_over, handed) = mpsc::channel();
-                for helper in &helpers {
-                    let hand_over = hand_over.clone();
-                    scope.spawn(move || run(self.help(helper, queue, hand_over)));
-                }
-                drop(hand_over);
-                scope.spawn(move || run(self.make_warm(gpu, queue, handed, made)));
-            } else {
-                for _ in 0..workers {
-                    let made = made.clone();
-                    scope.spawn(move || run(self.make(gpu, queue, made)));
-                }
-                drop(made);
+            let (hand_over, handed) = mpsc::channel();
+            for helper in &helpers {
+                let hand_over = hand_over.clone();
+                scope.spawn(move || run(self.help(helper, next, hand_over)));
             }
+            drop(hand_over);
+            for _ in 1..makers {
+                let made = made.clone();
+                scope.spawn(move || run(self.make(gpu, next, made)));
+            }
+            // What helpers are through with goes first, since the driver knows it.
+            let known_or_next =
+                move || handed.try_recv().ok().or_else(next).or_else(|| handed.recv().ok());
+            scope.spawn(move || run(self.make(gpu, known_or_next, made)));
             self.tell(jobs.len(), &heard, fail);
         });
         failure.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 
-    /// Compiles what is in the queue.
-    fn make(&self, gpu: &Gpu, queue: Queue, made: mpsc::Sender<()>) -> Result<()> {
-        while let Some(job) = queue.next() {
-            self.keep(job, self.compile(gpu, job, true)?, &made);
-        }
-        Ok(())
-    }
-
-    /// The same for a driver that compiles at the first launch. What helpers are through
-    /// with goes first, since the driver knows it.
-    fn make_warm<'a>(
+    /// Compiles what `next` gives, and keeps it.
+    fn make<'a>(
         &self,
         gpu: &Gpu,
-        queue: Queue<'a>,
-        handed: mpsc::Receiver<&'a Job>,
+        next: impl Fn() -> Option<&'a Job>,
         made: mpsc::Sender<()>,
     ) -> Result<()> {
-        let known = || handed.try_recv().ok();
-        while let Some(job) = known().or_else(|| queue.next()).or_else(|| handed.recv().ok()) {
-            let compiled = self.compile(gpu, job, true)?;
-            let (_, defines, opened) = &job.key;
-            warm_up(gpu, job.kernel, defines, *opened, &compiled)?;
-            self.keep(job, compiled, &made);
+        let cache = self.file.as_ref().map(|f| &f.cache);
+        while let Some(job) = next() {
+            let compiled = self.compile(gpu, job, cache)?;
+            self.lock().insert(job.key.clone(), compiled);
+            // The receiver listens until every sender is gone.
+            let _ = made.send(());
         }
         Ok(())
     }
 
-    /// Compiles on another device what is in the queue.
+    /// Compiles what `next` gives on another device, so that the driver knows it.
     fn help<'a>(
         &self,
         helper: &Gpu,
-        queue: Queue<'a>,
+        next: impl Fn() -> Option<&'a Job>,
         hand_over: mpsc::Sender<&'a Job>,
     ) -> Result<()> {
-        while let Some(job) = queue.next() {
-            let compiled = self.compile(helper, job, false)?;
-            let (_, defines, opened) = &job.key;
-            warm_up(helper, job.kernel, defines, *opened, &compiled)?;
+        while let Some(job) = next() {
+            self.compile(helper, job, None)?;
             // The receiver is gone after a failure alone, which ends the queue.
             let _ = hand_over.send(job);
         }
         Ok(())
-    }
-
-    fn keep(&self, job: &Job, compiled: Compiled, made: &mpsc::Sender<()>) {
-        self.lock().insert(job.key.clone(), compiled);
-        // The receiver listens until every sender is gone.
-        let _ = made.send(());
     }
 
     /// Tells how far compiling is until nobody is at it.
@@ -250,8 +219,13 @@ impl Pipelines {
         }
     }
 
-    /// A pipeline of `gpu`, of the driver's cache in a file if that is `filed`.
-    fn compile(&self, gpu: &Gpu, job: &Job, filed: bool) -> Result<Compiled> {
+    /// A pipeline of `gpu`, compiled for good.
+    fn compile(
+        &self,
+        gpu: &Gpu,
+        job: &Job,
+        cache: Option<&wgpu::PipelineCache>,
+    ) -> Result<Compiled> {
         let Job { key: (_, defines, opened), kernel, wgsl } = job;
         let mut module = parse(kernel, wgsl)?;
         check(kernel, defines, &module)?;
@@ -295,12 +269,16 @@ impl Pipelines {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: self.file.as_ref().filter(|_| filed).map(|f| &f.cache),
+            cache,
         });
-        match pollster::block_on(scope.pop()) {
-            Some(e) => Err(Error::Kernel { kernel: kernel.name.into(), detail: e.to_string() }),
-            None => Ok(Compiled { pipeline: Arc::new(pipeline), layout: Arc::new(layout) }),
+        if let Some(e) = pollster::block_on(scope.pop()) {
+            return Err(Error::Kernel { kernel: kernel.name.into(), detail: e.to_string() });
         }
+        let compiled = Compiled { pipeline: Arc::new(pipeline), layout: Arc::new(layout) };
+        if gpu.caps.compiles_at_launch {
+            warm_up(gpu, kernel, defines, *opened, &compiled)?;
+        }
+        Ok(compiled)
     }
 }
 

@@ -6,10 +6,11 @@
 //! does it beside the first, and the driver's own cache then spares the first device
 //! the work.
 
+use super::Step;
 use super::pipelines::{Compiled, storage_bindings};
 use crate::Result;
 use crate::gpu::Gpu;
-use crate::kernel::{DIGITS, Kernel};
+use crate::kernel::Kernel;
 
 /// Bytes of what is bound, no less than any shader's smallest binding.
 const BYTES: u64 = 4096;
@@ -34,35 +35,24 @@ pub(super) fn warm_up(
     let params = buffer(wgpu::BufferUsages::UNIFORM);
     // What is read and what is written may not be of one buffer.
     let [read, written] = [(); 2].map(|()| buffer(wgpu::BufferUsages::STORAGE));
-    let entry = |binding, buffer: &wgpu::Buffer| (binding, buffer.clone());
-    let bound: Vec<_> = std::iter::once(entry(0, &params))
-        .chain(
-            storage_bindings(kernel, defines, opened)
-                .map(|(number, read_only)| entry(number, if read_only { &read } else { &written })),
-        )
-        .collect();
-    let entries: Vec<_> = bound
-        .iter()
-        .map(|(binding, buffer)| wgpu::BindGroupEntry {
-            binding: *binding,
-            resource: buffer.as_entire_binding(),
-        })
-        .collect();
+    let params = wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() };
+    let storage = storage_bindings(kernel, defines, opened).map(|(binding, read_only)| {
+        let buffer = if read_only { &read } else { &written };
+        wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() }
+    });
+    let entries: Vec<_> = std::iter::once(params).chain(storage).collect();
     let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some(kernel.name),
         layout: &compiled.layout,
         entries: &entries,
     });
-    let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    {
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        pass.set_pipeline(&compiled.pipeline);
-        pass.set_bind_group(0, &bind_group, &[]);
-        if kernel.uses_immediates(defines) {
-            pass.set_immediates(0, bytemuck::cast_slice(&DIGITS));
-        }
-        pass.dispatch_workgroups(0, 0, 0);
-    }
-    gpu.queue.submit([encoder.finish()]);
-    gpu.wait()
+    let step = Step {
+        pipeline: compiled.pipeline.clone(),
+        bind_group,
+        groups: (0, 0),
+        flops: 0,
+        immediates: kernel.uses_immediates(defines),
+        prepares: false,
+    };
+    step.run_alone(gpu)
 }
