@@ -2,11 +2,12 @@
 // GPUs: an implicit product whose workgroups own a tile of 16 TM pixels and 64
 // channels and stage slabs of pixels and of the weight (staged.wgsl). The depth runs over
 // the window's taps and then the channels that are summed, 16 at a time. Channels are
-// multiples of four. HALF_X: x (dx) and weight hold halves, HALF_Y: y (dy) and
+// multiples of four. SPLIT: a workgroup sums some of the taps only, and conv2d_sum.wgsl
+// adds the parts up. HALF_X: x (dx) and weight hold halves, HALF_Y: y (dy) and
 // residual do; slabs and sums have 32 bits.
 {% include "common.wgsl" %}
 {% from "conv2d_load.wgsl" import load_channels, load_weight %}
-{% from "conv2d_store.wgsl" import store_y, store_dx %}
+{% from "conv2d_store.wgsl" import store_partial, store_y, store_dx %}
 {% from "quad.wgsl" import load %}
 {% from "staged.wgsl" import slabs, sums, multiply, turn_b, staged_rows, staged_tap %}
 {% from "storage.wgsl" import element, half_functions %}
@@ -17,15 +18,20 @@ struct Params {
     kernel: u32, stride: u32, pad: u32,
     tiles_n: u32,   // tiles along the channels
     tiles: u32,
+    taps: u32,      // of the window, that a workgroup sums
 }
 @group(0) @binding(0) var<uniform> p: Params;
 {% if DX %}
 @group(0) @binding(1) var<storage, read> dy: array<{{ element(1, HALF_Y) }}>;         // [n, oh, ow, cout]
-@group(0) @binding(2) var<storage, read> weight: array<{{ element(1, HALF_X) }}>;     // [kernel, kernel, cin, cout]
-@group(0) @binding(3) var<storage, read_write> dx: array<{{ element(1, HALF_X) }}>;   // [n, h, w, cin]
 {% else %}
 @group(0) @binding(1) var<storage, read> x: array<{{ element(1, HALF_X) }}>;          // [n, h, w, cin]
+{% endif %}
 @group(0) @binding(2) var<storage, read> weight: array<{{ element(1, HALF_X) }}>;     // [kernel, kernel, cin, cout]
+{% if SPLIT %}
+@group(0) @binding(3) var<storage, read_write> partial: array<vec4<f32>>;             // [splits, pixels, channels]
+{% elif DX %}
+@group(0) @binding(3) var<storage, read_write> dx: array<{{ element(1, HALF_X) }}>;   // [n, h, w, cin]
+{% else %}
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;                      // [cout]
 {% if EMB %}
 @group(0) @binding(4) var<storage, read> emb: array<vec4<f32>>;                       // [n, cout]
@@ -48,9 +54,14 @@ fn load_b(tap: u32, ci: u32, co: u32) -> vec4<f32> {
 }
 {% if DX %}
 {{ load_channels("dy", "cout", 1, HALF_Y) }}
-{{ store_dx(1, HALF_X, ACC) }}
 {% else %}
 {{ load_channels("x", "cin", 1, HALF_X) }}
+{% endif %}
+{% if SPLIT %}
+{{ store_partial("p.cin" if DX else "p.cout") }}
+{% elif DX %}
+{{ store_dx(1, HALF_X, ACC) }}
+{% else %}
 {{ load("bias", 1, "p.cout") }}
 {% if EMB %}
 {{ load("emb", 1, "p.cout") }}
@@ -63,10 +74,14 @@ fn load_b(tap: u32, ci: u32, co: u32) -> vec4<f32> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let pixels = {% if DX %}p.n * p.h * p.w{% else %}p.n * p.oh * p.ow{% endif %};
     let flat = flat_group(group, groups);
-    let first = flat / p.tiles_n * {{ 16 * TM }}u;
-    let column = flat % p.tiles_n * 64u;
+    let split = flat / p.tiles;
+    let tile = flat % p.tiles;
+    let first = tile / p.tiles_n * {{ 16 * TM }}u;
+    let column = tile % p.tiles_n * 64u;
+    let begin = split * p.taps;
+    let end = min(begin + p.taps, p.kernel * p.kernel);
     // The same for all invocations: nobody is left waiting at a barrier.
-    if first >= pixels {
+    if begin >= end {
         return;
     }
     let down = (local >> 4u) * {{ TM }}u;
@@ -74,33 +89,32 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let deep = (local & 3u) * 4u;
 {{ staged_rows(TM // 4, "first + (local >> 2u)", 64, DX) }}
 {{ sums(TM) }}
-    for (var r = 0u; r < p.kernel; r += 1u) {
-        for (var s = 0u; s < p.kernel; s += 1u) {
-            let tap = r * p.kernel + s;
+    for (var tap = begin; tap < end; tap += 1u) {
+        let r = tap / p.kernel;
+        let s = tap % p.kernel;
 {{ staged_tap(TM // 4, "pixels", DX) }}
-            for (var c = 0u; c < {{ depth }}; c += 16u) {
+        for (var c = 0u; c < {{ depth }}; c += 16u) {
 {% for t in range(TM // 4) %}
-                var v{{ t }} = vec4<f32>(0.0);
-                if ok{{ t }} && c + deep < {{ depth }} {
-                    v{{ t }} = load_{{ from }}(base{{ t }}, c + deep);
-                }
-                slab_a[local + {{ 256 * t }}u] = v{{ t }};
+            var v{{ t }} = vec4<f32>(0.0);
+            if ok{{ t }} && c + deep < {{ depth }} {
+                v{{ t }} = load_{{ from }}(base{{ t }}, c + deep);
+            }
+            slab_a[local + {{ 256 * t }}u] = v{{ t }};
 {% endfor %}
 {% if DX %}
 {{ turn_b("tap", "column", "c") }}
 {% else %}
-                slab_b[local] = load_b(tap, c + (local >> 4u), column + across * 4u);
+            slab_b[local] = load_b(tap, c + (local >> 4u), column + across * 4u);
 {% endif %}
-                workgroupBarrier();
+            workgroupBarrier();
 {{ multiply(TM) }}
-                workgroupBarrier();
-            }
+            workgroupBarrier();
         }
     }
     if column + across * 4u < {{ channels }} {
 {% for m in range(TM) %}
         if first + down + {{ m }}u < pixels {
-            store(first + down + {{ m }}u, column + across * 4u, c{{ m }});
+            store({% if SPLIT %}split * pixels + {% endif %}first + down + {{ m }}u, column + across * 4u, c{{ m }});
         }
 {% endfor %}
     }

@@ -18,6 +18,12 @@ fn store(pixel: u32, co: u32, v: vec4<f32>) {
 {% endif %}
 }
 {% endmacro %}
+{#- Of a part of the sums, whose `row` begins at the split's first pixel. -#}
+{% macro store_partial(channels) %}
+fn store(row: u32, channel: u32, v: vec4<f32>) {
+    partial[(row * {{ channels }} + channel) >> 2u] = v;
+}
+{% endmacro %}
 {% macro store_dx(vec, half, acc) %}
 fn store(pixel: u32, ci: u32, v: vec4<f32>) {
     let i = pixel * p.cin + ci;

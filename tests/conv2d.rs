@@ -172,6 +172,15 @@ fn direct(s: Shape, candidate: &'static str) -> Vec<(&'static str, &'static str)
     forced
 }
 
+/// The same with several workgroups to a tile.
+fn direct_split(
+    s: Shape,
+    candidate: &'static str,
+    split: &'static str,
+) -> Vec<(&'static str, &'static str)> {
+    [direct(s, candidate), vec![("conv2d_split", split)]].concat()
+}
+
 #[test]
 fn staged_convolutions() {
     for candidate in ["staged64x64", "staged128x64"] {
@@ -183,6 +192,15 @@ fn staged_convolutions() {
     }
     let folded = conv_case(FOLDED, true, true);
     folded.check_forced_on(narrow_device(), &direct(FOLDED, "staged64x64"), false);
+    for split in ["split3", "split9"] {
+        for (s, emb, residual) in cases_of_quads().into_iter().filter(|(s, ..)| s.kernel == 3) {
+            let case = conv_case(s, emb, residual);
+            case.check_forced(&direct_split(s, "staged64x64", split), false);
+            case.check_forced(&direct_split(s, "staged128x64", split), true);
+        }
+        let forced = direct_split(FOLDED, "staged64x64", split);
+        folded.check_forced_on(narrow_device(), &forced, false);
+    }
     let linear = linear_case([70, 48, 68], |g, x| ops::linear(g, x, 68));
     linear.check_forced(&[("conv2d", "staged64x64"), ("conv2d_dx", "staged128x64")], false);
 }
@@ -237,7 +255,12 @@ fn convolutions_on_cooperative_matrices() {
         // 32-bit operands would have to be rounded.
         assert_refused(&gpu.caps, s, false, candidate);
         for (s, emb, residual) in cases_of_quads() {
-            conv_case(s, emb, residual).check_forced(&direct(s, candidate), true);
+            let case = conv_case(s, emb, residual);
+            case.check_forced(&direct(s, candidate), true);
+            if s.kernel == 3 {
+                case.check_forced(&direct_split(s, candidate, "split3"), true);
+                case.check_forced(&direct_split(s, candidate, "split9"), true);
+            }
         }
         let folded = conv_case(FOLDED, true, true);
         folded.check_forced_on(narrow_device(), &direct(FOLDED, candidate), true);
@@ -299,6 +322,16 @@ fn rules_of_staged_and_cooperative_variants() {
     assert_eq!(taken(&both, three, true, "conv2d"), Some("coop16x16"));
     assert_eq!(taken(&both, three, false, "conv3x3"), Some("winograd4"));
     assert_eq!(taken(&software, three, true, "conv3x3"), Some("winograd4"));
+    // 8, 128 and 256 tiles.
+    let deep = shape(1, [8, 8], [512, 512], 3, 1);
+    assert_eq!(taken(&gpu, deep, false, "conv2d"), Some("staged64x64"));
+    assert_eq!(taken(&gpu, deep, false, "conv2d_split"), Some("split9"));
+    assert_eq!(taken(&both, deep, true, "conv2d_split"), Some("split9"));
+    let middle = |cout| shape(1, [31, 31], [1024, cout], 3, 1);
+    assert_eq!(taken(&gpu, middle(1024), false, "conv2d_split"), Some("split3"));
+    assert_eq!(taken(&gpu, middle(2048), false, "conv2d_split"), Some("whole"));
+    assert_eq!(taken(&gpu, one, false, "conv2d_split"), None);
+    assert_eq!(taken(&software, deep, false, "conv2d_split"), None);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// The choices that can be forced and tuned, by the name of the kernel that they
 /// are about.
-pub const CHOICES: [&str; 15] = [
+pub const CHOICES: [&str; 16] = [
     "conv3x3",
     "conv3x3_dx",
     "conv3x3_dw",
@@ -21,6 +21,7 @@ pub const CHOICES: [&str; 15] = [
     "conv2d",
     "conv2d_dx",
     "conv2d_dw",
+    "conv2d_split",
     "gemm",
     "gemm_dx",
     "gemm_dw",

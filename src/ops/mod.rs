@@ -9,6 +9,7 @@ mod blocks;
 mod cast;
 mod concat;
 mod conv2d;
+mod conv2d_split;
 mod cross_entropy;
 mod denoise;
 mod dropout;
@@ -92,6 +93,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(conv2d::kernels());
     all.extend(gemm::kernels());
     all.extend(staged::kernels());
+    all.extend(conv2d_split::kernels());
     all.extend(winograd::kernels());
     all.extend(add::kernels());
     all.extend(attention::kernels());

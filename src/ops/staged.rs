@@ -11,12 +11,13 @@
 //! convolutions whose images and weight are stored as half use them, so that no operand is
 //! rounded for it. Winograd's transforms are not: their values would have to be.
 
-use super::conv2d::{BACKWARD_X, FORWARD, Geometry, Params as ConvParams};
+use super::conv2d::{self, BACKWARD_X, FORWARD, Geometry};
+use super::conv2d_split;
 use super::gemm::{Params, Shape, SplitParams};
-use crate::Result;
 use crate::gpu::Coop;
 use crate::graph::{Launch, Lower, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
+use crate::{Result, params};
 
 /// A tile that a workgroup owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +133,24 @@ static CONV: Kernel = Kernel {
     source: CONV_SOURCE,
     bindings: FORWARD.bindings,
     params: ConvParams::FIELDS,
-    defines: &["TM", "EMB", "RESIDUAL", "HALF_X", "HALF_Y", "DX", "ACC"],
+    defines: &["TM", "EMB", "RESIDUAL", "HALF_X", "HALF_Y", "DX", "ACC", "SPLIT"],
+};
+
+/// The part of a split product.
+static CONV_PART: Kernel = Kernel {
+    name: "conv2d_staged_part",
+    source: CONV_SOURCE,
+    bindings: &[read("x").half("HALF_X"), read("weight").half("HALF_X"), write("partial")],
+    params: ConvParams::FIELDS,
+    defines: CONV.defines,
+};
+
+static CONV_DX_PART: Kernel = Kernel {
+    name: "conv2d_dx_staged_part",
+    source: CONV_SOURCE,
+    bindings: &[read("dy").half("HALF_Y"), read("weight").half("HALF_X"), write("partial")],
+    params: ConvParams::FIELDS,
+    defines: CONV.defines,
 };
 
 static CONV_DX: Kernel = Kernel {
@@ -157,7 +175,23 @@ static CONV_COOP: Kernel = Kernel {
         write("y").half("COOP"),
     ],
     params: ConvParams::FIELDS,
-    defines: &["COOP", "WG", "EMB", "RESIDUAL", "DX", "ACC"],
+    defines: &["COOP", "WG", "EMB", "RESIDUAL", "DX", "ACC", "SPLIT"],
+};
+
+static CONV_COOP_PART: Kernel = Kernel {
+    name: "conv2d_coop_part",
+    source: COOP_SOURCE,
+    bindings: &[read("x").half("COOP"), read("weight").half("COOP"), write("partial")],
+    params: ConvParams::FIELDS,
+    defines: CONV_COOP.defines,
+};
+
+static CONV_DX_COOP_PART: Kernel = Kernel {
+    name: "conv2d_dx_coop_part",
+    source: COOP_SOURCE,
+    bindings: &[read("dy").half("COOP"), read("weight").half("COOP"), write("partial")],
+    params: ConvParams::FIELDS,
+    defines: CONV_COOP.defines,
 };
 
 static CONV_DX_COOP: Kernel = Kernel {
@@ -177,19 +211,23 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let pairs = flags.map(|a| flags.map(|b| [a, b])).concat();
     let tm = STAGED.map(|b| b.tm());
     let products = tm.iter().flat_map(|tm| flags.map(|t| vec![*tm, t])).collect();
-    let (mut forward, mut dx) = (Vec::new(), Vec::new());
+    let [mut forward, mut dx, mut part, mut dx_part] = [const { Vec::new() }; 4];
     for tm in tm {
         // HALF_X, HALF_Y: 32 bits, the border to half, half.
         for [hx, hy] in [[0, 0], [0, 1], [1, 1]] {
-            forward.extend(pairs.iter().map(|[e, r]| vec![tm, *e, *r, hx, hy, 0, 0]));
-            dx.extend(flags.map(|acc| vec![tm, 0, 0, hx, hy, 1, acc]));
+            forward.extend(pairs.iter().map(|[e, r]| vec![tm, *e, *r, hx, hy, 0, 0, 0]));
+            dx.extend(flags.map(|acc| vec![tm, 0, 0, hx, hy, 1, acc, 0]));
+            part.push(vec![tm, 0, 0, hx, hy, 0, 0, 1]);
+            dx_part.push(vec![tm, 0, 0, hx, hy, 1, 0, 1]);
         }
     }
-    let (mut coop, mut coop_dx) = (Vec::new(), Vec::new());
+    let [mut coop, mut coop_dx, mut coop_part, mut coop_dx_part] = [const { Vec::new() }; 4];
     for size in COOP.map(|b| i64::from(b.coop)) {
         for wg in Coop::INVOCATIONS.map(i64::from) {
-            coop.extend(pairs.iter().map(|[e, r]| vec![size, wg, *e, *r, 0, 0]));
-            coop_dx.extend(flags.map(|acc| vec![size, wg, 0, 0, 1, acc]));
+            coop.extend(pairs.iter().map(|[e, r]| vec![size, wg, *e, *r, 0, 0, 0]));
+            coop_dx.extend(flags.map(|acc| vec![size, wg, 0, 0, 1, acc, 0]));
+            coop_part.push(vec![size, wg, 0, 0, 0, 0, 1]);
+            coop_dx_part.push(vec![size, wg, 0, 0, 1, 0, 1]);
         }
     }
     vec![
@@ -197,8 +235,12 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
         (&GEMM_DW, vec![vec![]]),
         (&CONV, forward),
         (&CONV_DX, dx),
+        (&CONV_PART, part),
+        (&CONV_DX_PART, dx_part),
         (&CONV_COOP, coop),
         (&CONV_DX_COOP, coop_dx),
+        (&CONV_COOP_PART, coop_part),
+        (&CONV_DX_COOP_PART, coop_dx_part),
     ]
 }
 
@@ -245,6 +287,52 @@ fn coop_group(lower: &Lower) -> i64 {
     i64::from(lower.caps.coop.map_or(Coop::INVOCATIONS[0], Coop::invocations))
 }
 
+params! {
+    /// Those of [`super::conv2d`], and the taps of the window that a workgroup sums.
+    struct ConvParams {
+        n: u32, h: u32, w: u32, cin: u32, oh: u32, ow: u32, cout: u32,
+        kernel: u32, stride: u32, pad: u32, tiles_n: u32, tiles: u32, taps: u32,
+    }
+}
+
+/// Workgroups of a convolution: tiles across and in all, and how many share each.
+#[derive(Clone, Copy)]
+struct Shares {
+    across: u32,
+    tiles: u32,
+    splits: u32,
+}
+
+impl Shares {
+    /// For a result of `rows` x `columns` that sums `depth` channels a tap.
+    fn of(lower: &mut Lower, block: Block, g: &Geometry, product: [usize; 3]) -> Shares {
+        let [rows, columns, depth] = product;
+        let [across, down] = block.tiles(rows, columns);
+        let tiles = across * down;
+        Shares { across, tiles, splits: conv2d_split::splits(lower, g, tiles.into(), depth) }
+    }
+
+    fn params(self, g: &Geometry) -> ConvParams {
+        let conv2d::Params { n, h, w, cin, oh, ow, cout, kernel, stride, pad, tiles_n, tiles } =
+            g.params(self.across, self.tiles);
+        let taps = (kernel * kernel).div_ceil(self.splits);
+        ConvParams { n, h, w, cin, oh, ow, cout, kernel, stride, pad, tiles_n, tiles, taps }
+    }
+
+    fn groups(self) -> u64 {
+        u64::from(self.tiles) * u64::from(self.splits)
+    }
+}
+
+/// The defines of a convolution's variant, staged or cooperative.
+fn conv_defines(lower: &Lower, block: Block, [hx, hy]: [i64; 2], rest: [i64; 5]) -> Vec<i64> {
+    let [emb, residual, dx, acc, split] = rest;
+    match block.coop {
+        0 => vec![block.tm(), emb, residual, hx, hy, dx, acc, split],
+        size => vec![size.into(), coop_group(lower), emb, residual, dx, acc, split],
+    }
+}
+
 /// [`super::conv2d`]'s forward launch; `add` are emb and residual.
 pub(super) fn launch_forward(
     lower: &mut Lower,
@@ -253,19 +341,33 @@ pub(super) fn launch_forward(
     [x, weight, bias, y]: [TensorId; 4],
     add: [Option<TensorId>; 2],
 ) -> Result<()> {
-    let [across, down] = block.tiles(g.n * g.oh() * g.ow(), g.cout);
-    let [emb, residual] = add.map(|t| i64::from(t.is_some()));
-    let (hx, hy) = (lower.half(x), lower.half(y));
-    let staged = [block.tm(), emb, residual, hx, hy, 0, 0];
-    let coop = [block.coop.into(), coop_group(lower), emb, residual, 0, 0];
+    let rows = g.n * g.oh() * g.ow();
+    let shares = Shares::of(lower, block, g, [rows, g.cout, g.cin]);
+    let half = [lower.half(x), lower.half(y)];
+    let (params, flops, coop) = (shares.params(g), g.flops(), block.coop != 0);
+    let params = bytemuck::bytes_of(&params);
+    let groups = shares.groups();
+    if shares.splits == 1 {
+        let [emb, residual] = add.map(|t| i64::from(t.is_some()));
+        return lower.launch(Launch {
+            kernel: if coop { &CONV_COOP } else { &CONV },
+            defines: &conv_defines(lower, block, half, [emb, residual, 0, 0, 0]),
+            params,
+            bindings: &[Some(x), Some(weight), Some(bias), add[0], add[1], Some(y)],
+            groups,
+            flops,
+        });
+    }
+    let partial = lower.temp("partial", &[shares.splits as usize, rows, g.cout]);
     lower.launch(Launch {
-        kernel: if block.coop == 0 { &CONV } else { &CONV_COOP },
-        defines: if block.coop == 0 { &staged } else { &coop },
-        params: bytemuck::bytes_of(&g.params(across, across * down)),
-        bindings: &[Some(x), Some(weight), Some(bias), add[0], add[1], Some(y)],
-        groups: u64::from(across) * u64::from(down),
-        flops: g.flops(),
-    })
+        kernel: if coop { &CONV_COOP_PART } else { &CONV_PART },
+        defines: &conv_defines(lower, block, half, [0, 0, 0, 0, 1]),
+        params,
+        bindings: &[Some(x), Some(weight), Some(partial)],
+        groups,
+        flops,
+    })?;
+    conv2d_split::launch_sum(lower, g, (partial, shares.splits), bias, add, y)
 }
 
 /// [`super::conv2d`]'s launch of the input's gradient.
@@ -276,16 +378,30 @@ pub(super) fn launch_backward_x(
     [dy, weight]: [TensorId; 2],
     (dx, acc): (TensorId, bool),
 ) -> Result<()> {
-    let [across, down] = block.tiles(g.n * g.h * g.w, g.cin);
-    let (hx, hy, acc) = (lower.half(dx), lower.half(dy), i64::from(acc));
-    let staged = [block.tm(), 0, 0, hx, hy, 1, acc];
-    let coop = [block.coop.into(), coop_group(lower), 0, 0, 1, acc];
+    let rows = g.n * g.h * g.w;
+    let shares = Shares::of(lower, block, g, [rows, g.cin, g.cout]);
+    let half = [lower.half(dx), lower.half(dy)];
+    let (params, flops, coop) = (shares.params(g), g.flops(), block.coop != 0);
+    let params = bytemuck::bytes_of(&params);
+    let groups = shares.groups();
+    if shares.splits == 1 {
+        return lower.launch(Launch {
+            kernel: if coop { &CONV_DX_COOP } else { &CONV_DX },
+            defines: &conv_defines(lower, block, half, [0, 0, 1, acc.into(), 0]),
+            params,
+            bindings: &[Some(dy), Some(weight), Some(dx)],
+            groups,
+            flops,
+        });
+    }
+    let partial = lower.temp("partial", &[shares.splits as usize, rows, g.cin]);
     lower.launch(Launch {
-        kernel: if block.coop == 0 { &CONV_DX } else { &CONV_DX_COOP },
-        defines: if block.coop == 0 { &staged } else { &coop },
-        params: bytemuck::bytes_of(&g.params(across, across * down)),
-        bindings: &[Some(dy), Some(weight), Some(dx)],
-        groups: u64::from(across) * u64::from(down),
-        flops: g.flops(),
-    })
+        kernel: if coop { &CONV_DX_COOP_PART } else { &CONV_DX_PART },
+        defines: &conv_defines(lower, block, half, [0, 0, 1, 0, 1]),
+        params,
+        bindings: &[Some(dy), Some(weight), Some(partial)],
+        groups,
+        flops,
+    })?;
+    conv2d_split::launch_sum_dx(lower, g, (partial, shares.splits), (dx, acc))
 }
