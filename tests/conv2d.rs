@@ -161,7 +161,7 @@ fn cases_of_quads() -> Vec<(Shape, bool, bool)> {
 }
 
 /// 48 tiles of pixels: a launch folded to two dimensions has workgroups without any.
-const FOLDED: Shape = shape(3, [32, 32], [4, 8], 1, 1);
+const FOLDED: Shape = shape(3, [32, 32], [4, 8], 3, 1);
 
 /// `candidate` for the direct products, and no Winograd before.
 fn direct(s: Shape, candidate: &'static str) -> Vec<(&'static str, &'static str)> {
@@ -264,6 +264,8 @@ fn convolutions_on_cooperative_matrices() {
         }
         let folded = conv_case(FOLDED, true, true);
         folded.check_forced_on(narrow_device(), &direct(FOLDED, candidate), true);
+        let split = direct_split(FOLDED, candidate, "split9");
+        folded.check_forced_on(narrow_device(), &split, true);
     }
 }
 
