@@ -8,17 +8,24 @@
 // held in registers up to the group, relative to the pivot: neither a mean far
 // larger than the deviation nor an outlying pivot costs accuracy.
 // With OUT a workgroup covers one split of the pixels and writes (mean, squared
-// deviations) per channel; with IN those are read instead of x. With SUBGROUP, for
-// windows of one, two, four, .. quads, a subgroup merges its rows first.
+// deviations) per channel; with IN those are read instead of x. With MOMENTS the
+// walk is over the moments of `each` pixels that a convolution left, not over
+// the pixels. With SUBGROUP, for windows of one, two, four, .. quads, a subgroup
+// merges its rows first.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, one %}
 {% from "storage.wgsl" import element, half_functions %}
 {% from "subgroup.wgsl" import subgroup_inputs %}
 
 struct Params {
-    n: u32, hw: u32, c: u32, width: u32,
-    window: u32, windows: u32, pixels: u32, splits: u32,
+    n: u32,
+    hw: u32,       // places walked in an image: pixels, or tiles of `each`
+    c: u32, width: u32,
+    window: u32, windows: u32,
+    pixels: u32,   // such places of a split
+    splits: u32,
     eps: f32,
+    each: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                  // [n, hw, c]
@@ -35,6 +42,9 @@ struct Params {
 {% endif %}
 {% if OUT %}
 @group(0) @binding(7) var<storage, read_write> partials_out: array<f32>;      // [n, splits, 2, c]
+{% endif %}
+{% if MOMENTS %}
+@group(0) @binding(8) var<storage, read> moments: array<vec4<f32>>;           // [n, hw, 2, c]: mean, squared deviations
 {% endif %}
 
 {{ half_functions(HALF_X) }}
@@ -66,7 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let first = (id % p.windows) * p.window;
     let channels = min(p.window, p.c - first);
     let n = id / (p.windows * splits);
-    let image = n * p.hw * p.c;
+    let image = n * p.hw * p.each * p.c;
 {% if not IN %}
     let split = (id / p.windows) % splits;
     let begin = split * p.pixels;
@@ -92,12 +102,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endif %}
         let c = first + (place % quads) * 4u;
         let pivot = load_x(image, c);
+        var lane_mean = vec4<f32>(0.0);
+        var lane_m2 = vec4<f32>(0.0);
+{% if MOMENTS %}
+        let step = rows * p.c / 2u;
+        var at = ((n * p.hw + begin + row) * 2u * p.c + c) >> 2u;
+        var seen = 0.0;
+        for (var tile = begin + row; tile < end; tile += rows) {
+            let delta = moments[at] - pivot - lane_mean;
+            let part = 1.0 / (seen + 1.0);
+            lane_mean += delta * part;
+            lane_m2 += moments[at + (p.c >> 2u)] + (f32(p.each) * seen * part) * delta * delta;
+            seen += 1.0;
+            at += step;
+        }
+{% else %}
         let step = rows * p.c;
         var at = image + (begin + row) * p.c;
         var pixel = begin + row;
         var blocks = 0.0;
-        var lane_mean = vec4<f32>(0.0);
-        var lane_m2 = vec4<f32>(0.0);
         for (; pixel + 3u * rows < end; pixel += 4u * rows) {
 {% for i in range(4) %}
             let v{{ i }} = load_x(at + {{ i }}u * step, c) - pivot;
@@ -122,12 +145,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             seen += 1.0;
             at += step;
         }
+{% endif %}
 {% if SUBGROUP %}
         for (var apart = quads; apart < lanes; apart *= 2u) {
             let delta = subgroupShuffleXor(lane_mean, apart) - lane_mean;
             let others = subgroupShuffleXor(seen, apart);
             let part = others / max(seen + others, 1.0);
-            lane_m2 += subgroupShuffleXor(lane_m2, apart) + (seen * part) * delta * delta;
+            lane_m2 += subgroupShuffleXor(lane_m2, apart) + (f32(p.each) * seen * part) * delta * delta;
             lane_mean += part * delta;
             seen += others;
         }
@@ -167,11 +191,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             let count = f32(min(p.hw - part * p.pixels, p.pixels));
             let at = ((n * p.splits + part) * 2u) * p.c + first + j;
             let delta = partials[at] - channel_mean;
-            channel_m2 += partials[at + p.c] + count * delta * delta;
+            channel_m2 += partials[at + p.c] + f32(p.each) * count * delta * delta;
 {% else %}
             let count = rows_pixels(end - begin, rows, part * merged, merged);
             let delta = row_mean[part * quads * 4u + j] - channel_mean;
-            channel_m2 += row_m2[part * quads * 4u + j] + count * delta * delta;
+            channel_m2 += row_m2[part * quads * 4u + j] + f32(p.each) * count * delta * delta;
 {% endif %}
         }
 {% if OUT %}
@@ -198,10 +222,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         var group_m2 = 0.0;
         for (var j = start; j < start + p.width; j += 1u) {
             let delta = mean[j] - group_mean;
-            group_m2 += m2[j] + total * delta * delta;
+            group_m2 += m2[j] + f32(p.each) * total * delta * delta;
         }
         mean[start] = group_mean;
-        rstd[start] = 1.0 / sqrt(group_m2 / (total * f32(p.width)) + p.eps);
+        rstd[start] = 1.0 / sqrt(group_m2 / (f32(p.each) * total * f32(p.width)) + p.eps);
     }
     workgroupBarrier();
     for (var j = local; j < channels; j += 64u) {

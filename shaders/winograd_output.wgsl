@@ -3,7 +3,8 @@
 //   y tile = AT m A + bias[co] + emb[n, co] + residual
 // An invocation owns four channels of a tile. Without BIAS it is an input's
 // gradient, which is assigned or, with ACC, added. HALF: y and residual hold
-// halves.
+// halves. MOMENTS: the mean and the sum of squared deviations of the tile's results,
+// which all lie in the image, are kept for a group norm (group_norm_stats.wgsl).
 {% include "common.wgsl" %}
 {% from "storage.wgsl" import element, half_functions %}
 {% from "winograd.wgsl" import output_row %}
@@ -25,13 +26,21 @@ struct Params {
 @group(0) @binding(4) var<storage, read> residual: array<{{ element(1, HALF) }}>;  // [n, h, w, c]
 {% endif %}
 @group(0) @binding(5) var<storage, read_write> y: array<{{ element(1, HALF) }}>;   // [n, h, w, c]
+{% if MOMENTS %}
+@group(0) @binding(6) var<storage, read_write> moments: array<vec4<f32>>;          // [n, tiles of an image, 2, c]
+{% endif %}
 
 {{ half_functions(HALF) }}
-fn store(i: u32, v: vec4<f32>) {
+// Returns what it stores.
+fn store(i: u32, v: vec4<f32>) -> vec4<f32> {
+    let sum = v{% if RESIDUAL %} + {{ "unpack4(residual[i])" if HALF else "residual[i]" }}{% endif %}{% if ACC %} + {{ "unpack4(y[i])" if HALF else "y[i]" }}{% endif %};
 {% if HALF %}
-    y[i] = pack4(v{% if RESIDUAL %} + unpack4(residual[i]){% endif %}{% if ACC %} + unpack4(y[i]){% endif %});
+    let packed = pack4(sum);
+    y[i] = packed;
+    return unpack4(packed);
 {% else %}
-    y[i] = v{% if RESIDUAL %} + residual[i]{% endif %}{% if ACC %} + y[i]{% endif %};
+    y[i] = sum;
+    return sum;
 {% endif %}
 }
 
@@ -60,8 +69,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}
     let first = ((image * p.h + y0) * p.w + x0) * quads + quad;
 {% for r in range(M) %}{% for s in range(M) %}
+{% if MOMENTS %}
+    let v{{ r * M + s }} = store(first + ({{ r }}u * p.w + {{ s }}u) * quads, r{{ r }}_{{ s }} + added);
+{% else %}
     if y0 + {{ r }}u < p.h && x0 + {{ s }}u < p.w {
         store(first + ({{ r }}u * p.w + {{ s }}u) * quads, r{{ r }}_{{ s }} + added);
     }
+{% endif %}
 {% endfor %}{% endfor %}
+{% if MOMENTS %}
+    // Relative to the first result, so that a large mean costs no digits.
+    var sum = vec4<f32>(0.0);
+{% for i in range(1, M * M) %}
+    sum += v{{ i }} - v0;
+{% endfor %}
+    let mean = v0 + sum / {{ M * M }}.0;
+    var squares = vec4<f32>(0.0);
+{% for i in range(M * M) %}
+    squares += (v{{ i }} - mean) * (v{{ i }} - mean);
+{% endfor %}
+    let kept = tile * 2u * quads + quad;
+    moments[kept] = mean;
+    moments[kept + quads] = squares;
+{% endif %}
 }

@@ -184,11 +184,12 @@ fn a_networks_shapes_are_found_once_and_forward_of_both_directions() {
     assert!(subjects(&[case], &caps).unwrap().iter().any(|s| s.choice.op == "conv2d_dx"));
 }
 
-/// All choices but the one that takes two nodes, and what a driver's rules do not come to.
+/// All choices but those that take two nodes, and what a driver's rules do not come to.
 fn tunable(caps: &Caps) -> BTreeSet<&'static str> {
     let products = !caps.software || caps.uniform_loads;
-    let asked = |op: &&str| *op != "norm_conv" && (products || *op != "gemm_dw");
-    CHOICES.into_iter().filter(asked).collect()
+    let two_nodes = ["norm_conv", "conv_moments"];
+    let unasked = |op: &str| two_nodes.contains(&op) || op == "gemm_dw" && !products;
+    CHOICES.into_iter().filter(|op| !unasked(op)).collect()
 }
 
 fn measure_small(ctx: Context, time: TimeKind) {
@@ -381,7 +382,7 @@ fn tune_keeps_what_all_commands_then_take() {
     // Where there is nothing to choose, or to measure, the rule does.
     let by_rule = inference.lines().filter(|l| l.contains("(rule)"));
     // Tiles of a way that only became the faster one by tuning were not asked about.
-    let nested = ["norm_conv", "conv2d of", "gemm of"];
+    let nested = ["norm_conv", "conv_moments", "conv2d of", "gemm of"];
     let mut by_rule = by_rule.filter(|l| !nested.iter().any(|op| l.contains(op)));
     assert!(by_rule.all(|l| l.ends_with("candidates: none")), "{inference}");
     assert!(training.contains("conv2d_dx of "), "{training}");

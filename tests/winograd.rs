@@ -4,11 +4,14 @@
 
 mod harness;
 
-use demist::graph::{DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId};
+use demist::gpu::Gpu;
+use demist::graph::{
+    DType, Dispatch, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId,
+};
 use demist::ops;
 use demist::reference::conv2d::{self, Conv2dShape};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Program};
-use harness::{device, rel_err, values};
+use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
+use harness::{device, rel_err, subgroup_device, values};
 
 const OPS: [&str; 3] = ["conv3x3", "conv3x3_dx", "conv3x3_dw"];
 
@@ -18,6 +21,27 @@ struct Problem {
     weight: Vec<f32>,
     bias: Vec<f32>,
     dy: Vec<f32>,
+}
+
+/// Runs a training plan: `keep`, then the gradients of the parameters.
+fn results(
+    (gpu, pipelines): (&Gpu, &Pipelines),
+    g: &Graph,
+    plan: Plan,
+    params: &[Vec<f32>],
+    inputs: &[(TensorId, Vec<f32>)],
+    keep: &[TensorId],
+) -> Vec<Vec<f32>> {
+    let layout = ParamLayout::of(g, gpu.caps.max_binding);
+    let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Grads]).unwrap();
+    flat.write(gpu, FlatKind::Weights, &g.params, params).unwrap();
+    let options = CompileOptions { poison: true, ..Default::default() };
+    let program = Program::compile(Context { gpu, pipelines }, plan, &flat, options).unwrap();
+    inputs.iter().for_each(|(id, values)| program.write(gpu, *id, values).unwrap());
+    program.run(gpu).unwrap();
+    let mut results = program.read(gpu, keep).unwrap();
+    results.extend(flat.read(gpu, FlatKind::Grads, &g.params).unwrap());
+    results
 }
 
 impl Problem {
@@ -56,18 +80,9 @@ impl Problem {
             let taken = plan.choices.iter().find(|c| c.op == op).unwrap();
             assert_eq!(taken.name(), variant, "{op}");
         }
-        let layout = ParamLayout::of(&g, gpu.caps.max_binding);
-        let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Grads]).unwrap();
         let params = [self.weight.clone(), self.bias.clone()];
-        flat.write(gpu, FlatKind::Weights, &g.params, &params).unwrap();
-        let options = CompileOptions { poison: true, ..Default::default() };
-        let program = Program::compile(Context { gpu, pipelines }, plan, &flat, options).unwrap();
-        program.write(gpu, x, &self.x).unwrap();
-        program.write(gpu, seed, &self.dy).unwrap();
-        program.run(gpu).unwrap();
-        let mut results = program.read(gpu, &keep).unwrap();
-        results.extend(flat.read(gpu, FlatKind::Grads, &g.params).unwrap());
-        results
+        let inputs = [(x, self.x.clone()), (seed, self.dy.clone())];
+        results((gpu, pipelines), &g, plan, &params, &inputs, &keep)
     }
 
     /// The same in float64.
@@ -177,19 +192,10 @@ fn norm_and_conv(variant: &str) -> (Vec<Vec<f32>>, usize) {
     let keep = [y, lower.grad(x).unwrap()];
     let plan = Plan::new(&g, lower, &keep, PlanOptions::default()).unwrap();
     let applies = plan.dispatches.iter().filter(|d| d.kernel.name == "group_norm_apply").count();
-    let layout = ParamLayout::of(&g, gpu.caps.max_binding);
-    let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Grads]).unwrap();
     let params: Vec<_> =
         g.params.iter().enumerate().map(|(i, p)| values(30 + i as u32, p.len())).collect();
-    flat.write(gpu, FlatKind::Weights, &g.params, &params).unwrap();
-    let options = CompileOptions { poison: true, ..Default::default() };
-    let program = Program::compile(Context { gpu, pipelines }, plan, &flat, options).unwrap();
-    program.write(gpu, x, &values(20, 2 * 54 * 64)).unwrap();
-    program.write(gpu, seed, &values(21, 2 * 54 * 16)).unwrap();
-    program.run(gpu).unwrap();
-    let mut results = program.read(gpu, &keep).unwrap();
-    results.extend(flat.read(gpu, FlatKind::Grads, &g.params).unwrap());
-    (results, applies)
+    let inputs = [(x, values(20, 2 * 54 * 64)), (seed, values(21, 2 * 54 * 16))];
+    (results((gpu, pipelines), &g, plan, &params, &inputs, &keep), applies)
 }
 
 #[test]
@@ -199,5 +205,64 @@ fn a_norm_is_applied_by_the_transform() {
     assert_eq!((launches, none), (1, 0));
     for (i, (a, b)) in apart.iter().zip(&fused).enumerate() {
         assert!(rel_err(b, a) < 1e-6, "result {i}: {:.1e}", rel_err(b, a));
+    }
+}
+
+/// y, dx and the parameters' gradients of a group norm after a convolution whose bias
+/// adds `offset`, and how many launches took the convolution's moments.
+fn conv_and_norm(
+    device: &'static (Gpu, Pipelines),
+    variant: &str,
+    splits: &str,
+    offset: f32,
+) -> (Vec<Vec<f32>>, usize) {
+    let (gpu, pipelines) = device;
+    let mut g = Graph::new();
+    let x = g.input("x", &[2, 16, 20, 12], DType::F32);
+    let emb = g.input("emb", &[2, 128], DType::F32);
+    let skip = ops::conv2d(&mut g, x, ops::Conv2d::k1(64), None, None).unwrap();
+    let h = ops::conv2d(&mut g, x, ops::Conv2d::k3(64), None, Some(skip)).unwrap();
+    let options = ops::GroupNorm { groups: 16, ..ops::GroupNorm::g32().with_silu() };
+    let y = ops::group_norm(&mut g, h, options, Some(emb)).unwrap();
+    let seed = g.input("seed", &[2, 16, 20, 64], DType::F32);
+    let mut lower = Lower::new(&g, &gpu.caps);
+    OPS.iter().for_each(|op| lower.force(op, "winograd4"));
+    lower.force("conv_moments", variant);
+    lower.force("group_norm_stats", splits);
+    lower.forward().unwrap();
+    lower.backward(&[(y, seed)], &[x]).unwrap();
+    let keep = [y, lower.grad(x).unwrap()];
+    let plan = Plan::new(&g, lower, &keep, PlanOptions::default()).unwrap();
+    let moments = |d: &&Dispatch| {
+        let mut values = d.kernel.defines.iter().zip(&d.defines);
+        d.kernel.name == "group_norm_stats" && values.any(|v| v == (&"MOMENTS", &1))
+    };
+    let taken = plan.dispatches.iter().filter(moments).count();
+    let mut params: Vec<_> =
+        g.params.iter().enumerate().map(|(i, p)| values(40 + i as u32, p.len())).collect();
+    params[3].iter_mut().for_each(|b| *b += offset);
+    let inputs = [
+        (x, values(50, 2 * 320 * 12)),
+        (emb, values(51, 2 * 128)),
+        (seed, values(52, 2 * 320 * 64)),
+    ];
+    (results((gpu, pipelines), &g, plan, &params, &inputs, &keep), taken)
+}
+
+#[test]
+fn a_norm_takes_the_moments_that_a_convolution_left() {
+    // A mean of a thousand deviations leaves values themselves four digits.
+    for (offset, tolerance) in [(0.0, 1e-6), (1000.0, 1e-4)] {
+        for device in [device(), subgroup_device()] {
+            for splits in ["auto", "splits2"] {
+                let (apart, none) = conv_and_norm(device, "apart", splits, offset);
+                let (fused, launches) = conv_and_norm(device, "fused", splits, offset);
+                assert_eq!((none, launches), (0, 1));
+                for (i, (a, b)) in apart.iter().zip(&fused).enumerate() {
+                    let error = rel_err(b, a);
+                    assert!(error < tolerance, "{offset}, {splits}, result {i}: {error:.1e}");
+                }
+            }
+        }
     }
 }

@@ -31,10 +31,13 @@ pub struct Subject {
     case: Case,
 }
 
-/// Whether a choice can be measured on the node that made it. Whether a convolution
-/// applies the norm before it cannot: that takes two nodes.
+/// Choices that take two nodes: a convolution applies the norm before it, or leaves moments
+/// for the one after it.
+const OF_TWO_NODES: [&str; 2] = ["norm_conv", "conv_moments"];
+
+/// Whether a choice can be measured on the node that made it.
 fn measurable(choice: &Choice) -> bool {
-    choice.times > 0 && choice.candidates.len() > 1 && choice.op != "norm_conv"
+    choice.times > 0 && choice.candidates.len() > 1 && !OF_TWO_NODES.contains(&choice.op)
 }
 
 /// The times of a subject's candidates.

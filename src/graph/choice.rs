@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 /// The choices that can be forced and tuned, by the name of the kernel that they
 /// are about.
-pub const CHOICES: [&str; 16] = [
+pub const CHOICES: [&str; 17] = [
     "conv3x3",
     "conv3x3_dx",
     "conv3x3_dw",
     "norm_conv",
+    "conv_moments",
     "conv2d",
     "conv2d_dx",
     "conv2d_dw",

@@ -37,6 +37,15 @@ pub struct Normed {
     pub silu: bool,
 }
 
+/// What an op that computes an image leaves for a group norm after it.
+#[derive(Debug, Clone, Copy)]
+pub struct Moments {
+    /// Mean and squared deviations of every tile's pixels, `[n, tiles, 2, c]`.
+    pub tensor: TensorId,
+    /// Tiles of an image, all of as many pixels.
+    pub tiles: usize,
+}
+
 /// The lowering of one graph in progress.
 pub struct Lower<'g> {
     graph: &'g Graph,
@@ -53,6 +62,8 @@ pub struct Lower<'g> {
     freeze_params: bool,
     /// Results of group norms.
     normed: HashMap<TensorId, Normed>,
+    /// Moments of images.
+    moments: HashMap<TensorId, Moments>,
     /// Bytes that [`Lower::prepared`] may still keep.
     prepared_room: u64,
     label: String,
@@ -78,6 +89,7 @@ impl<'g> Lower<'g> {
             accumulate_params: false,
             freeze_params: false,
             normed: HashMap::new(),
+            moments: HashMap::new(),
             prepared_room: 0,
             label: String::new(),
             node_index: 0,
@@ -193,6 +205,8 @@ impl<'g> Lower<'g> {
     fn recompute(&mut self, region: Option<u32>) -> Result<()> {
         let graph = self.graph;
         self.recomputed.clear();
+        // What belongs to the first copies would have to be kept until now.
+        self.moments.clear();
         let inside = |n: &&Node| n.region == region;
         for node in graph.nodes.iter().filter(inside) {
             for id in &node.outputs {
@@ -272,6 +286,21 @@ impl<'g> Lower<'g> {
     /// What [`Lower::set_normed`] told of `y`.
     pub fn normed(&self, y: TensorId) -> Option<Normed> {
         self.normed.get(&y).copied()
+    }
+
+    /// Whether a node reads `y` that would rather have its moments.
+    pub fn wants_moments(&self, y: TensorId) -> bool {
+        self.graph.nodes.iter().any(|n| n.op.takes_moments() && n.inputs.first() == Some(&y))
+    }
+
+    /// Keeps the moments of `y` for whom [`Lower::wants_moments`] told of.
+    pub fn set_moments(&mut self, y: TensorId, moments: Moments) {
+        self.moments.insert(y, moments);
+    }
+
+    /// What [`Lower::set_moments`] kept of `y`.
+    pub fn moments(&self, y: TensorId) -> Option<Moments> {
+        self.moments.get(&y).copied()
     }
 
     /// A buffer of its own that the host writes or reads: settings, results

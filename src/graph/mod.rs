@@ -15,7 +15,7 @@ mod plan;
 
 pub use crate::tuning::{Tuning, shape_name};
 pub use choice::{CHOICES, Choice, Why, bucket};
-pub use lower::{Launch, Lower, Normed};
+pub use lower::{Launch, Lower, Moments, Normed};
 pub use memory::{Place, Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
 pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};
@@ -113,6 +113,11 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()>;
     /// Emits the dispatches of its gradients.
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()>;
+    /// Whether the op would rather be given the moments of its first input
+    /// ([`Lower::moments`]) than read all of it.
+    fn takes_moments(&self) -> bool {
+        false
+    }
 }
 
 /// One use of an op.

@@ -254,7 +254,7 @@ pub(super) fn launch_forward(
     let blocks = g.blocks(lower, [rows, g.cout], half);
     if let Some(filter) = winograd::choose(lower, ["conv3x3", FORWARD.name], &key, &g, half) {
         lower.consider(|l| divide(l, FORWARD.name, &key, product, blocks));
-        let add = Additions { bias: Some(bias), emb, residual, acc: false };
+        let add = Additions { bias: Some(bias), emb, residual, ..Default::default() };
         return winograd::launch_forward(lower, &g, filter, [x, weight, y], add);
     }
     let d = match divide(lower, FORWARD.name, &key, product, blocks) {

@@ -32,7 +32,7 @@ params! {
     struct StatsParams {
         n: u32, hw: u32, c: u32, width: u32,
         window: u32, windows: u32, pixels: u32, splits: u32,
-        eps: f32,
+        eps: f32, each: u32,
     }
 }
 
@@ -65,9 +65,10 @@ static STATS: Kernel = Kernel {
         write("coefs").when("FINISH"),
         read("partials").when("IN"),
         write("partials_out").when("OUT"),
+        read("moments").when("MOMENTS"),
     ],
     params: StatsParams::FIELDS,
-    defines: &["VEC", "EMB", "IN", "OUT", "FINISH", "HALF_X", "SUBGROUP"],
+    defines: &["VEC", "EMB", "IN", "OUT", "FINISH", "HALF_X", "SUBGROUP", "MOMENTS"],
 };
 
 static APPLY: Kernel = Kernel {
@@ -135,10 +136,11 @@ impl Stage {
     }
 }
 
-fn stats_defines(stage: Stage, vec: bool, emb: bool, half: i64, subgroup: bool) -> Vec<i64> {
+fn stats_defines(w: Windows, stage: Stage, emb: bool, half: i64) -> Vec<i64> {
     let emb = emb && stage != Stage::Partial;
-    let subgroup = subgroup && stage != Stage::Merge;
-    [&[vec.into(), emb.into()][..], &stage.defines(), &[half, subgroup.into()]].concat()
+    let walk = stage != Stage::Merge;
+    let [subgroup, moments] = [w.subgroup && walk, w.moments && walk].map(i64::from);
+    [&[w.vec.into(), emb.into()][..], &stage.defines(), &[half, subgroup, moments]].concat()
 }
 
 fn sums_defines(
@@ -164,7 +166,10 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     for bits in 0..32u32 {
         let [vec, silu, emb, acc, subgroup] = [1, 2, 4, 8, 16].map(|b| bits & b != 0);
         for (stage, half) in Stage::ALL.into_iter().flat_map(|s| HALVES.map(|h| (s, h))) {
-            stats.push(stats_defines(stage, vec, emb, half[0], subgroup));
+            for moments in [false, vec] {
+                let w = Windows { vec, subgroup, moments, ..Windows::default() };
+                stats.push(stats_defines(w, stage, emb, half[0]));
+            }
             sums.push(sums_defines(stage, vec, silu, emb, acc, half, subgroup));
         }
     }
@@ -278,13 +283,18 @@ pub fn group_norm(
 }
 
 /// Channels that workgroups of the reductions cover, and splits of the pixels.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Windows {
     vec: bool,
+    /// What is walked down are moments of tiles, not pixels.
+    moments: bool,
     /// Rows stand a power of two apart, and subgroups are to merge them.
     subgroup: bool,
     window: usize,
     windows: usize,
+    /// Places to walk down in an image: pixels, or tiles.
+    places: usize,
+    /// Those of a split.
     pixels: usize,
     splits: usize,
 }
@@ -324,11 +334,22 @@ impl GroupNormOp {
         self.has_emb.then(|| node.inputs[3])
     }
 
-    /// Windows hold whole groups, and whole quads for vector loads.
-    fn windows(&self, lower: &mut Lower, op: &'static str, half: i64) -> Windows {
-        let aligned = lcm(self.width(), 4);
-        let vec = self.c.is_multiple_of(4) && aligned <= MAX_WIDTH;
-        let unit = if vec { aligned } else { self.width() };
+    /// Whether windows hold whole quads of channels.
+    fn vec(&self) -> bool {
+        self.c.is_multiple_of(4) && lcm(self.width(), 4) <= MAX_WIDTH
+    }
+
+    /// Windows hold whole groups, and whole quads for vector loads. Where there are moments
+    /// of `tiles`, these are walked down.
+    fn windows(
+        &self,
+        lower: &mut Lower,
+        op: &'static str,
+        half: i64,
+        tiles: Option<usize>,
+    ) -> Windows {
+        let vec = self.vec();
+        let unit = if vec { lcm(self.width(), 4) } else { self.width() };
         let wide = lower.caps.software && self.n >= 4;
         let wanted = if wide { WIDE_WINDOW } else { WINDOW };
         let window = (unit * wanted.div_ceil(unit)).min(self.c);
@@ -342,24 +363,26 @@ impl GroupNormOp {
         let rows = (GROUP as usize / window.div_ceil(4)).max(1);
         let least = if lower.caps.software { 1024 * rows } else { 8 * rows };
         let wanted = wanted_invocations(lower).div_ceil(GROUP as usize * self.n * windows);
-        let splits = wanted.min(self.hw / least).max(self.hw.div_ceil(MAX_TURNS * rows));
-        let pixels = self.choose_pixels(lower, op, half, rows, self.hw.div_ceil(splits));
-        Windows { vec, subgroup, window, windows, pixels, splits: self.hw.div_ceil(pixels) }
+        let places = tiles.unwrap_or(self.hw);
+        let splits = wanted.min(places / least).max(places.div_ceil(MAX_TURNS * rows));
+        let pixels = self.choose_pixels(lower, op, half, [places, rows], places.div_ceil(splits));
+        let splits = places.div_ceil(pixels);
+        Windows { vec, moments: tiles.is_some(), subgroup, window, windows, places, pixels, splits }
     }
 
-    /// Pixels of a split, by default `rule`: as many as leave one, two, four, ..
-    /// splits, each with pixels for all `rows` of a workgroup's invocations.
+    /// Of the `places` of an image those of a split, by default `rule`: as many as leave one,
+    /// two, four, .. splits, each with some for all `rows` of a workgroup's invocations.
     fn choose_pixels(
         &self,
         lower: &mut Lower,
         op: &'static str,
         half: i64,
-        rows: usize,
+        [places, rows]: [usize; 2],
         rule: usize,
     ) -> usize {
         let cut = |s: usize| {
-            let pixels = self.hw.div_ceil(s);
-            let whole = self.hw.div_ceil(pixels) == s && (s == 1 || pixels >= rows);
+            let pixels = places.div_ceil(s);
+            let whole = places.div_ceil(pixels) == s && (s == 1 || pixels >= rows);
             (whole && pixels <= MAX_TURNS * rows).then_some(pixels)
         };
         let counts = SPLITS.iter().filter_map(|(s, name)| Some((*name, cut(*s)?)));
@@ -367,14 +390,14 @@ impl GroupNormOp {
             .chain(counts.filter(|(_, pixels)| *pixels != rule))
             .unzip();
         let bits = if half == 0 { 32 } else { 16 };
-        let key = [bucket(self.n), bucket(self.hw), self.c, self.options.groups, bits];
+        let key = [bucket(self.n), bucket(places), self.c, self.options.groups, bits];
         pixels[lower.choose(op, &key, &names, 0)]
     }
 
     fn sums_params(&self, w: Windows) -> SumsParams {
         SumsParams {
             n: self.n as u32,
-            hw: self.hw as u32,
+            hw: w.places as u32,
             c: self.c as u32,
             width: self.width() as u32,
             window: w.window as u32,
@@ -386,12 +409,16 @@ impl GroupNormOp {
 
     fn stats_params(&self, w: Windows) -> StatsParams {
         let SumsParams { n, hw, c, width, window, windows, pixels, splits } = self.sums_params(w);
-        let eps = self.options.eps;
-        StatsParams { n, hw, c, width, window, windows, pixels, splits, eps }
+        let (eps, each) = (self.options.eps, (self.hw / w.places) as u32);
+        StatsParams { n, hw, c, width, window, windows, pixels, splits, eps, each }
     }
 
     fn elements(&self) -> u64 {
-        (self.n * self.hw * self.c) as u64
+        self.elements_of(self.hw)
+    }
+
+    fn elements_of(&self, places: usize) -> u64 {
+        (self.n * places * self.c) as u64
     }
 
     /// Runs `launch` for the whole reduction at once or for its two stages,
@@ -401,9 +428,10 @@ impl GroupNormOp {
         lower: &mut Lower,
         kernel: &'static Kernel,
         half: i64,
+        tiles: Option<usize>,
         launch: impl Fn(&mut Lower, Windows, Stage, Option<TensorId>, u64) -> Result<()>,
     ) -> Result<()> {
-        let w = self.windows(lower, kernel.name, half);
+        let w = self.windows(lower, kernel.name, half, tiles);
         let workgroups = (self.n * w.windows) as u64;
         if w.splits == 1 {
             return launch(lower, w, Stage::Whole, None, workgroups);
@@ -429,7 +457,7 @@ impl GroupNormOp {
         });
         let sums = lower.temp("sums", &[self.n, 4, self.c]);
         let half = lower.half(dy);
-        self.reduce(lower, &SUMS, half, |lower, w, stage, partials, workgroups| {
+        self.reduce(lower, &SUMS, half, None, |lower, w, stage, partials, workgroups| {
             let acc = demb.is_some_and(|d| d.1);
             lower.launch(Launch {
                 kernel: &SUMS,
@@ -468,15 +496,21 @@ impl Op for GroupNormOp {
         "group_norm"
     }
 
+    fn takes_moments(&self) -> bool {
+        self.vec()
+    }
+
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let [x, weight, bias] = [0, 1, 2].map(|i| node.inputs[i]);
         let (y, coefs) = (node.outputs[0], node.outputs[1]);
         let emb = self.emb(node);
         let half = lower.half(x);
-        self.reduce(lower, &STATS, half, |lower, w, stage, partials, workgroups| {
+        let moments = lower.moments(x).filter(|_| self.vec());
+        let tiles = moments.map(|m| m.tiles);
+        self.reduce(lower, &STATS, half, tiles, |lower, w, stage, partials, workgroups| {
             lower.launch(Launch {
                 kernel: &STATS,
-                defines: &stats_defines(stage, w.vec, emb.is_some(), lower.half(x), w.subgroup),
+                defines: &stats_defines(w, stage, emb.is_some(), half),
                 params: bytemuck::bytes_of(&self.stats_params(w)),
                 bindings: &[
                     Some(x),
@@ -486,9 +520,10 @@ impl Op for GroupNormOp {
                     Some(coefs),
                     partials,
                     partials,
+                    moments.map(|m| m.tensor),
                 ],
                 groups: workgroups,
-                flops: if stage == Stage::Merge { 0 } else { 6 * self.elements() },
+                flops: if stage == Stage::Merge { 0 } else { 6 * self.elements_of(w.places) },
             })
         })?;
         if self.c.is_multiple_of(4) {

@@ -23,7 +23,7 @@
 use super::conv2d::Geometry;
 use super::{gemm, groups, staged};
 use crate::Result;
-use crate::graph::{Launch, Lower, TensorId, bucket};
+use crate::graph::{Launch, Lower, Moments, TensorId, bucket};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::params;
 
@@ -67,9 +67,10 @@ static OUTPUT: Kernel = Kernel {
         read("emb").when("EMB"),
         read("residual").when("RESIDUAL").half("HALF"),
         accumulate("y").half("HALF"),
+        write("moments").when("MOMENTS"),
     ],
     params: TileParams::FIELDS,
-    defines: &["M", "BIAS", "EMB", "RESIDUAL", "ACC", "HALF"],
+    defines: &["M", "BIAS", "EMB", "RESIDUAL", "ACC", "HALF", "MOMENTS"],
 };
 
 static GRAD: Kernel = Kernel {
@@ -90,9 +91,11 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
             variants[0].push(vec![m, 1, 0, half]);
             for flag in [0, 1] {
                 variants[1].push(vec![m, flag, half]);
-                variants[2].push(vec![m, 0, 0, 0, flag, half]);
+                variants[2].push(vec![m, 0, 0, 0, flag, half, 0]);
                 for residual in [0, 1] {
-                    variants[2].push(vec![m, 1, flag, residual, 0, half]);
+                    for moments in 0..=i64::from(m == 4) {
+                        variants[2].push(vec![m, 1, flag, residual, 0, half, moments]);
+                    }
                 }
             }
         }
@@ -104,6 +107,9 @@ pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
 
 /// Whether the transform of a convolution's input applies the group norm before it.
 const FUSE_NORM: bool = true;
+
+/// Whether the transform of a convolution's result leaves moments for the group norm after it.
+const FUSE_MOMENTS: bool = true;
 
 /// Bytes of the transformed tiles of one round: what stays in a large cache.
 const ROUND_BYTES: usize = 32 << 20;
@@ -328,6 +334,8 @@ pub(super) struct Additions {
     pub residual: Option<TensorId>,
     /// Add to what is there.
     pub acc: bool,
+    /// Where the result's moments go, if they are wanted.
+    pub moments: Option<TensorId>,
 }
 
 /// Transforms the round's products back.
@@ -341,13 +349,15 @@ fn transform_back(
     add: Additions,
 ) -> Result<()> {
     let has = |t: Option<TensorId>| i64::from(t.is_some());
-    let defines =
-        [tiling.m(), has(add.bias), has(add.emb), has(add.residual), add.acc.into(), lower.half(y)];
+    let adds = [add.bias, add.emb, add.residual].map(has);
+    let [bias, emb, residual] = adds;
+    let (acc, half, moments) = (add.acc.into(), lower.half(y), has(add.moments));
+    let defines = [tiling.m(), bias, emb, residual, acc, half, moments];
     lower.launch(Launch {
         kernel: &OUTPUT,
         defines: &defines,
         params: bytemuck::bytes_of(&tiling.params(g, c, round)),
-        bindings: &[Some(m), add.bias, add.emb, add.residual, Some(y)],
+        bindings: &[Some(m), add.bias, add.emb, add.residual, Some(y), add.moments],
         groups: groups((round.1 * c / 4) as u64),
         flops: 0,
     })
@@ -386,7 +396,27 @@ pub(super) fn launch_forward(
     tensors: [TensorId; 3],
     add: Additions,
 ) -> Result<()> {
-    convolve(lower, g, filter, tensors, add, false)
+    let moments = moments(lower, g, filter, tensors[2]);
+    convolve(lower, g, filter, tensors, Additions { moments, ..add }, false)
+}
+
+/// Where to put the moments of y's tiles for a group norm, if one wants them. All tiles
+/// must have as many pixels, and enough for their moments to be worth it.
+fn moments(lower: &mut Lower, g: &Geometry, filter: Filter, y: TensorId) -> Option<TensorId> {
+    let whole = g.h.is_multiple_of(filter.size()) && g.w.is_multiple_of(filter.size());
+    if filter != Filter::F4 || !whole || !lower.wants_moments(y) {
+        return None;
+    }
+    let key = [bucket(g.n * g.h * g.w), g.cout, if lower.half(y) == 0 { 32 } else { 16 }];
+    match lower.choose("conv_moments", &key, &["apart", "fused"], FUSE_MOMENTS.into()) {
+        0 => None,
+        _ => {
+            let tiles = g.h * g.w / (filter.size() * filter.size());
+            let tensor = lower.temp("moments", &[g.n, tiles, 2, g.cout]);
+            lower.set_moments(y, Moments { tensor, tiles });
+            Some(tensor)
+        }
+    }
 }
 
 /// Adds or assigns dx.
