@@ -101,7 +101,7 @@ fn tested(module: &str) -> BTreeSet<String> {
 }
 
 /// Ways to do a convolution, tested through it.
-const PARTS_OF_CONV2D: [&str; 3] = ["gemm", "staged", "winograd"];
+const PARTS_OF_CONV2D: [&str; 4] = ["conv2d_split", "gemm", "staged", "winograd"];
 
 #[test]
 fn every_exported_op_is_tested() {

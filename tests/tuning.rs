@@ -188,7 +188,11 @@ fn a_networks_shapes_are_found_once_and_forward_of_both_directions() {
 fn tunable(caps: &Caps) -> BTreeSet<&'static str> {
     let products = !caps.software || caps.uniform_loads;
     let two_nodes = ["norm_conv", "conv_moments"];
-    let unasked = |op: &str| two_nodes.contains(&op) || op == "gemm_dw" && !products;
+    let unasked = |op: &str| match op {
+        "gemm_dw" => !products,
+        "conv2d_split" => caps.software,
+        _ => two_nodes.contains(&op),
+    };
     CHOICES.into_iter().filter(|op| !unasked(op)).collect()
 }
 

@@ -205,8 +205,6 @@ impl<'g> Lower<'g> {
     fn recompute(&mut self, region: Option<u32>) -> Result<()> {
         let graph = self.graph;
         self.recomputed.clear();
-        // What belongs to the first copies would have to be kept until now.
-        self.moments.clear();
         let inside = |n: &&Node| n.region == region;
         for node in graph.nodes.iter().filter(inside) {
             for id in &node.outputs {
