@@ -12,7 +12,7 @@
 {% from "conv2d_store.wgsl" import store_y %}
 {% from "quad.wgsl" import load %}
 {% from "storage.wgsl" import element, half_functions %}
-{% from "uniform.wgsl" import uniform_functions %}
+{% from "uniform.wgsl" import load_eights, uniform_functions %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -21,9 +21,10 @@ struct Params {
     tiles_n: u32, tiles: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
+{% set EIGHTS = UNI and VEC and not HALF_X %}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;              // [n, h, w, cin]
-@group(0) @binding(2) var<storage, read> weight: array<{{ element(VEC, HALF_X) }}>;         // [kernel, kernel, cin, cout]
+@group(0) @binding(2) var<storage, read> weight: array<{{ "mat2x4<f32>" if EIGHTS else element(VEC, HALF_X) }}>;         // [kernel, kernel, cin, cout]
 @group(0) @binding(3) var<storage, read> bias: array<{{ T }}>;           // [cout]
 {% if EMB %}
 @group(0) @binding(4) var<storage, read> emb: array<{{ T }}>;            // [n, cout]
@@ -36,7 +37,9 @@ struct Params {
 {{ half_functions(HALF_X or HALF_Y) }}
 {{ uniform_functions(UNI) }}
 {{ load_channels("x", "cin", VEC, HALF_X) }}
+{% if not UNI %}
 {{ load_weight(VEC, HALF_X) }}
+{% endif %}
 {% if HALF_Y %}
 {{ load("bias", VEC, "p.cout") }}
 {% if EMB %}
@@ -57,7 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
 {% if VEC %}
-    let row_of_four = uniform25(p.cout >> 2u);
+    let weight_row = uniform25(p.cout >> {{ 3 if EIGHTS else 2 }}u);
 {% endif %}
 {% else %}
     let tile = flat_group(group, groups) * 64u + local;
@@ -114,14 +117,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             }
 {% else %}
 {% if UNI %}
-            let tap = uniform25(row * (p.cout >> 2u)) + (co >> 2u);
+            let tap = uniform25(row * (p.cout >> {{ 3 if EIGHTS else 2 }}u)) + (co >> {{ 3 if EIGHTS else 2 }}u);
 {% endif %}
             for (var c = 0u; c < p.cin; c += 4u) {
 {% if UNI %}
-                let at = tap + uniform10(c >> 2u) * row_of_four * 4u;
-{% for i in range(4) %}{% for j in range(TN // 4) %}
-                let w{{ i }}_{{ j }} = {% if HALF_X %}unpack4(weight[at + {{ i }}u * row_of_four + {{ j }}u]){% else %}weight[at + {{ i }}u * row_of_four + {{ j }}u]{% endif %};
-{% endfor %}{% endfor %}
+                let at = tap + uniform10(c >> 2u) * weight_row * 4u;
+{% for i in range(4) %}
+{% if EIGHTS %}
+{{ load_eights("w" ~ i ~ "_", "weight", "at + " ~ i ~ "u * weight_row", TN // 4) }}
+{% else %}
+{% for j in range(TN // 4) %}
+                let w{{ i }}_{{ j }} = unpack4(weight[at + {{ i }}u * weight_row + {{ j }}u]);
+{% endfor %}
+{% endif %}
+{% endfor %}
 {% else %}
 {% for i in range(4) %}{% for j in range(TN // 4) %}
                 let w{{ i }}_{{ j }} = load_w(row + {{ i }}u, co + {{ 4 * j }}u);

@@ -13,7 +13,7 @@
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load, store %}
 {% from "storage.wgsl" import element, half_functions %}
-{% from "uniform.wgsl" import uniform_functions %}
+{% from "uniform.wgsl" import load_eights, uniform_functions %}
 
 struct Params {
     n: u32, h: u32, w: u32, cin: u32,
@@ -23,9 +23,10 @@ struct Params {
     rows_per_split: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
+{% set EIGHTS = UNI and not HALF_Y %}
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                    // [n, h, w, cin]
-@group(0) @binding(2) var<storage, read> dy: array<{{ element(VEC, HALF_Y) }}>;                   // [n, oh, ow, cout]
+@group(0) @binding(2) var<storage, read> dy: array<{{ "mat2x4<f32>" if EIGHTS else element(VEC, HALF_Y) }}>;                   // [n, oh, ow, cout]
 {% if SPLIT %}
 @group(0) @binding(3) var<storage, read_write> partial: array<{{ T }}>;        // [splits, kernel*kernel*cin*cout + cout]
 {% else %}
@@ -37,7 +38,9 @@ struct Params {
 {{ uniform_functions(UNI) }}
 // Past the last channel anything will do: those products are not stored.
 {{ load("x", VEC, "p.cin", HALF_X) }}
+{% if not UNI %}
 {{ load("dy", VEC or HALF_Y, "p.cout", HALF_Y) }}
+{% endif %}
 {% for name in (["partial"] if SPLIT else ["dweight", "dbias"]) %}
 {{ store(name, VEC, ACC, "p.cout") }}
 {% endfor %}
@@ -56,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if tap >= taps {
         return;
     }
-    let row_of_four = uniform25(p.cout >> 2u);
+    let dy_row = uniform25(p.cout >> {{ 3 if EIGHTS else 2 }}u);
 {% else %}
     let index = flat_group(group, groups) * 64u + local;
     if index >= p.tiles {
@@ -88,13 +91,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let image = row / p.oh;
         let iy = (row % p.oh) * p.stride + r - p.pad;
 {% if UNI %}
-        let yi = uniform25(row * p.ow * (p.cout >> 2u)) + (co >> 2u);
+        let yi = uniform25(row * p.ow * (p.cout >> {{ 3 if EIGHTS else 2 }}u)) + (co >> {{ 3 if EIGHTS else 2 }}u);
         let xi = (image * p.h + iy) * p.w;
         for (var ox = 0u; ox < p.ow; ox += {{ PX }}u) {
-            let at = yi + uniform10(ox) * row_of_four;
+            let at = yi + uniform10(ox) * dy_row;
 {% for q in range(PX) %}
+{% if EIGHTS %}
+{{ load_eights("g" ~ q ~ "_", "dy", "at + " ~ q ~ "u * dy_row", TN // 4) }}
+{% endif %}
 {% for j in range(TN // 4) %}
-            let g{{ q }}_{{ j }} = {% if HALF_Y %}unpack4(dy[at + {{ q }}u * row_of_four + {{ j }}u]){% else %}dy[at + {{ q }}u * row_of_four + {{ j }}u]{% endif %};
+{% if not EIGHTS %}
+            let g{{ q }}_{{ j }} = unpack4(dy[at + {{ q }}u * dy_row + {{ j }}u]);
+{% endif %}
             b{{ j }} += g{{ q }}_{{ j }};
 {% endfor %}
             let ix{{ q }} = (ox + {{ q }}u) * p.stride + s - p.pad;

@@ -5,7 +5,8 @@
 // multiples of four. UNI: a workgroup has one tile of columns, so that its lanes
 // load b together (uniform.wgsl); the columns are then a multiple of TN.
 {% include "common.wgsl" %}
-{% from "uniform.wgsl" import uniform_functions %}
+{% from "uniform.wgsl" import load_eights, uniform_functions %}
+{% set EIGHTS = UNI and not TRANSPOSED %}
 
 struct Params {
     batch: u32, rows: u32, columns: u32, depth: u32,
@@ -14,7 +15,11 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;         // [batch, rows, depth]
+{% if EIGHTS %}
+@group(0) @binding(2) var<storage, read> b: array<mat2x4<f32>>;       // [batch, depth, columns]
+{% else %}
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;         // [batch, depth, columns] or [batch, columns, depth]
+{% endif %}
 @group(0) @binding(3) var<storage, read_write> c: array<vec4<f32>>;   // [batch, rows, columns]
 
 {{ uniform_functions(UNI) }}
@@ -30,12 +35,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let column = uniform10(flat % p.across) * {{ TN }}u;
     let depth = uniform25(p.depth >> 2u);
-    let columns = uniform25(p.columns >> 2u);
+    let columns = uniform25(p.columns >> {{ 3 if EIGHTS else 2 }}u);
 {% if TRANSPOSED %}
     let tile = uniform25(i * p.columns * (p.depth >> 2u)) + column * depth;
     let last = p.columns - 1u - column;
 {% else %}
-    let tile = uniform25(i * p.depth * (p.columns >> 2u)) + (column >> 2u);
+    let tile = uniform25(i * p.depth * (p.columns >> {{ 3 if EIGHTS else 2 }}u)) + (column >> {{ 3 if EIGHTS else 2 }}u);
     let last = (p.columns - 1u - column) >> 2u;
 {% endif %}
     let row = i * p.rows + first;
@@ -54,9 +59,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}
 {% else %}
         let at = tile + uniform10(k) * columns * 4u;
-{% for q in range(4) %}{% for n in range(TN // 4) %}
-        let b{{ q }}_{{ n }} = b[at + {{ q }}u * columns + {% if UNI %}{{ n }}u{% else %}min({{ n }}u, last){% endif %}];
-{% endfor %}{% endfor %}
+{% for q in range(4) %}
+{% if EIGHTS %}
+{{ load_eights("b" ~ q ~ "_", "b", "at + " ~ q ~ "u * columns", TN // 4) }}
+{% else %}
+{% for n in range(TN // 4) %}
+        let b{{ q }}_{{ n }} = b[at + {{ q }}u * columns + min({{ n }}u, last)];
+{% endfor %}
+{% endif %}
+{% endfor %}
 {% endif %}
 {% for m in range(TM) %}
         let v{{ m }} = a[a{{ m }} + k];

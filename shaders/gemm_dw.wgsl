@@ -6,7 +6,7 @@
 // workgroup has one tile of columns, its lanes are rows, so that they load b
 // together (uniform.wgsl); the columns are then a multiple of TN.
 {% include "common.wgsl" %}
-{% from "uniform.wgsl" import uniform_functions %}
+{% from "uniform.wgsl" import load_eights, uniform_functions %}
 
 struct Params {
     batch: u32, rows: u32, columns: u32, depth: u32,
@@ -17,7 +17,7 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;         // [batch, depth, rows]
-@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;         // [batch, depth, columns]
+@group(0) @binding(2) var<storage, read> b: array<{{ "mat2x4<f32>" if UNI else "vec4<f32>" }}>;   // [batch, depth, columns]
 @group(0) @binding(3) var<storage, read_write> c: array<vec4<f32>>;   // [all splits, batch * (rows + 1) * columns]
 
 {{ uniform_functions(UNI) }}
@@ -33,8 +33,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let column = uniform10(flat % p.across) * {{ TN }}u;
-    let columns = uniform25(p.columns >> 2u);
-    let tile = uniform25(i * p.depth * (p.columns >> 2u)) + (column >> 2u);
+{% set per = 3 if UNI else 2 %}
+    let columns = uniform25(p.columns >> {{ per }}u);
+    let tile = uniform25(i * p.depth * (p.columns >> {{ per }}u)) + (column >> {{ per }}u);
     let last_column = (p.columns - 1u - column) >> 2u;
     let last_row = (p.rows - 1u - first) >> 2u;
 {% for m in range(TM) %}{% for n in range(TN // 4) %}
@@ -44,7 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var sum{{ n }} = vec4<f32>(0.0);
 {% endfor %}
     let begin = split * p.per_split;
-    let start = tile + uniform25(begin * (p.columns >> 2u));
+    let start = tile + uniform25(begin * (p.columns >> {{ per }}u));
     let end = min(begin + p.per_split, p.depth);
     for (var k = begin; k < end; k += {{ PX }}u) {
         let base = start + uniform10(k - begin) * columns;
@@ -54,8 +55,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         // these drivers load zeros.
 {% endif %}
         let in{{ q }} = k + {{ q }}u < end;
+{% if UNI %}
+{{ load_eights("b" ~ q ~ "_", "b", "base + " ~ q ~ "u * columns", TN // 4) }}
+{% endif %}
 {% for n in range(TN // 4) %}
-        let b{{ q }}_{{ n }} = b[base + {{ q }}u * columns + {% if UNI %}{{ n }}u{% else %}min({{ n }}u, last_column){% endif %}];
+{% if not UNI %}
+        let b{{ q }}_{{ n }} = b[base + {{ q }}u * columns + min({{ n }}u, last_column)];
+{% endif %}
         sum{{ n }} += select(vec4<f32>(0.0), b{{ q }}_{{ n }}, in{{ q }});
 {% endfor %}
 {% for m in range(TM // 4) %}

@@ -4,7 +4,9 @@
     them, but neither loop counters nor workgroup numbers. So such an index is
     looked up, five bits at a time, in immediates that hold 0, 1, .. 31. The
     index must be the same in the whole workgroup, as dynamic indices of
-    immediates must. Without `on` they are all the identity. -#}
+    immediates must. Without `on` they are all the identity.
+    A shared operand is an array<mat2x4<f32>>, eight channels an element, where
+    nothing else reads it: then half as many indices are fetched from lanes. -#}
 {% macro uniform_functions(on) %}
 {% if on %}
 struct Digits { value: array<u32, 32> }
@@ -31,4 +33,12 @@ fn uniform15(v: u32) -> u32 { return v; }
 
 fn uniform25(v: u32) -> u32 { return v; }
 {% endif %}
+{% endmacro %}
+{# `prefix`0, `prefix`1, ..: `count` vec4s from the eights of `name` at `at` on. -#}
+{% macro load_eights(prefix, name, at, count) %}
+{% for n in range(count // 2) %}
+        let {{ prefix }}eight{{ n }} = {{ name }}[{{ at }} + {{ n }}u];
+        let {{ prefix }}{{ 2 * n }} = {{ prefix }}eight{{ n }}[0];
+        let {{ prefix }}{{ 2 * n + 1 }} = {{ prefix }}eight{{ n }}[1];
+{% endfor %}
 {% endmacro %}

@@ -17,7 +17,8 @@ struct Wide {
     to: &'static str,
 }
 
-const TYPES: [Wide; 2] = [
+const TYPES: [Wide; 3] = [
+    Wide { narrow: "mat2x4<f32>", wide: "vec4<u64>", from: "from_wide8", to: "to_wide8" },
     Wide { narrow: "vec4<f32>", wide: "vec2<u64>", from: "from_wide4", to: "to_wide4" },
     Wide { narrow: "vec2<u32>", wide: "u64", from: "from_wide2", to: "to_wide2" },
 ];
@@ -33,6 +34,14 @@ fn from_wide4(q: vec2<u64>) -> vec4<f32> {
 fn to_wide4(v: vec4<f32>) -> vec2<u64> {
     let bits = bitcast<vec4<u32>>(v);
     return vec2<u64>(bits.xz) | (vec2<u64>(bits.yw) << vec2<u32>(32u));
+}
+
+fn from_wide8(q: vec4<u64>) -> mat2x4<f32> {
+    return mat2x4<f32>(from_wide4(q.xy), from_wide4(q.zw));
+}
+
+fn to_wide8(v: mat2x4<f32>) -> vec4<u64> {
+    return vec4<u64>(to_wide4(v[0]), to_wide4(v[1]));
 }
 
 fn from_wide2(q: u64) -> vec2<u32> {

@@ -249,7 +249,8 @@ pub(super) fn launch_forward(
     let key = g.key(rows, lower.half(x));
     let scalar = lower.half(x) == 0 && lower.half(y) == 0;
     let (vec, shared) = (g.vec(), g.weight_rows());
-    let product = Product { batch: 1, rows, columns: g.cout, vec, scalar, shared };
+    let product =
+        Product { batch: 1, rows, columns: g.cout, vec, scalar, uniform: &UNIFORM_TILES, shared };
     let half = [x, weight, y].iter().all(|t| lower.half(*t) != 0);
     let blocks = g.blocks(lower, [rows, g.cout], half);
     if let Some(filter) = winograd::choose(lower, ["conv3x3", FORWARD.name], &key, &g, half) {
@@ -287,7 +288,8 @@ pub(super) fn launch_backward_x(
     let rows = g.n * g.h * g.w;
     let key = g.key(rows, lower.half(dy));
     let (vec, shared) = (g.vec(), g.weight_rows());
-    let product = Product { batch: 1, rows, columns: g.cin, vec, scalar: false, shared };
+    let (scalar, uniform) = (false, &UNIFORM_TILES);
+    let product = Product { batch: 1, rows, columns: g.cin, vec, scalar, uniform, shared };
     let half = [dy, weight, dx].iter().all(|t| lower.half(*t) != 0);
     let blocks = g.blocks(lower, [rows, g.cin], half);
     let names = ["conv3x3_dx", BACKWARD_X.name];

@@ -4,8 +4,8 @@
 use super::LOOP_TURNS;
 use super::staged::{self, STAGED_DW};
 use super::tiles::{
-    Division, Product, TILES, Tile, UNIFORM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way, divide,
-    uniform_fits, wanted_invocations,
+    Division, Product, TILES, Tile, UNIFORM_GEMM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way,
+    divide, uniform_fits, wanted_invocations,
 };
 use crate::Result;
 use crate::graph::{Launch, Lower, TensorId, bucket};
@@ -51,7 +51,7 @@ pub(super) const LEAST_DEPTH: usize = 1024;
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let (mut products, mut gradients) = (Vec::new(), Vec::new());
-    for t in [&TILES[..], &UNIFORM_TILES].concat() {
+    for t in [&TILES[..], &UNIFORM_GEMM_TILES].concat() {
         for wg in t.widths() {
             let [tm, tn, uni, wg] = t.defines(wg);
             products.extend([vec![tm, tn, uni, wg, 0], vec![tm, tn, uni, wg, 1]]);
@@ -113,6 +113,7 @@ pub(super) fn launch(
         columns: s.columns,
         vec: true,
         scalar: false,
+        uniform: &UNIFORM_GEMM_TILES,
         shared,
     };
     let sizes = [s.batch, s.rows, s.columns];

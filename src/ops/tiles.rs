@@ -59,6 +59,15 @@ pub(super) const UNIFORM_TILES: [Tile; 4] = [
     uniform(2, 8, "uniform2x8"),
 ];
 
+/// The same for [`super::gemm`], whose text is short enough to compile in a larger one.
+pub(super) const UNIFORM_GEMM_TILES: [Tile; 5] = [
+    uniform(4, 32, "uniform4x32"),
+    UNIFORM_TILES[0],
+    UNIFORM_TILES[1],
+    UNIFORM_TILES[2],
+    UNIFORM_TILES[3],
+];
+
 /// Tiles of a weight's gradient (input x output channels).
 pub(super) const WEIGHT_TILES: [Tile; 6] = [
     plain(16, 8, "tile16x8"),
@@ -153,6 +162,8 @@ pub(super) struct Product {
     pub vec: bool,
     /// Without: whether uniform tiles can do single channels.
     pub scalar: bool,
+    /// Uniform tiles that there are.
+    pub uniform: &'static [Tile],
     /// Rows, of all matrices, and row length of the operand that the lanes of
     /// uniform tiles share.
     pub shared: [usize; 2],
@@ -172,7 +183,7 @@ pub(super) fn divide(
     lower: &mut Lower,
     op: &'static str,
     key: &[usize],
-    Product { batch, rows, columns, vec, scalar, shared }: Product,
+    Product { batch, rows, columns, vec, scalar, uniform, shared }: Product,
     (blocks, block_rule): (Vec<Block>, Option<Block>),
 ) -> Way {
     let division = |t: Tile| Division::new(t, [rows, columns], batch);
@@ -181,7 +192,7 @@ pub(super) fn divide(
         true => columns.is_multiple_of(t.tn as usize),
         false => t.tn == 8 || columns >= t.tn as usize,
     };
-    let shared: Vec<Tile> = UNIFORM_TILES.into_iter().filter(|t| shares && divides(t)).collect();
+    let shared: Vec<Tile> = uniform.iter().copied().filter(|t| shares && divides(t)).collect();
     let wide: Vec<Tile> = TILES.into_iter().filter(|t| columns > 4 || t.tn == 4).collect();
     // Channel by channel large tiles take software drivers too long to compile.
     let largest = match (lower.caps.software, vec) {
