@@ -375,6 +375,10 @@ fn linear_layers() {
     for (n, cin, cout) in [(1, 1, 1), (3, 33, 7), (16, 32, 128), (2, 128, 256), (5, 12, 20)] {
         linear_case([n, cin, cout], move |g, x| ops::linear(g, x, cout)).check();
     }
+    // Deeper than uniform loads can count.
+    for (n, cin, cout) in [(3, 1030, 5), (33, 4100, 8)] {
+        linear_case([n, cin, cout], move |g, x| ops::linear(g, x, cout)).check();
+    }
 }
 
 #[test]

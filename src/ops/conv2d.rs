@@ -249,8 +249,9 @@ pub(super) fn launch_forward(
     let key = g.key(rows, lower.half(x));
     let scalar = lower.half(x) == 0 && lower.half(y) == 0;
     let (vec, shared) = (g.vec(), g.weight_rows());
-    let product =
-        Product { batch: 1, rows, columns: g.cout, vec, scalar, uniform: &UNIFORM_TILES, shared };
+    let (uniform, turns) = (&UNIFORM_TILES, if vec { g.cin / 4 } else { g.cin });
+    let columns = g.cout;
+    let product = Product { batch: 1, rows, columns, vec, scalar, uniform, shared, turns };
     let half = [x, weight, y].iter().all(|t| lower.half(*t) != 0);
     let blocks = g.blocks(lower, [rows, g.cout], half);
     if let Some(filter) = winograd::choose(lower, ["conv3x3", FORWARD.name], &key, &g, half) {
@@ -288,8 +289,9 @@ pub(super) fn launch_backward_x(
     let rows = g.n * g.h * g.w;
     let key = g.key(rows, lower.half(dy));
     let (vec, shared) = (g.vec(), g.weight_rows());
-    let (scalar, uniform) = (false, &UNIFORM_TILES);
-    let product = Product { batch: 1, rows, columns: g.cin, vec, scalar, uniform, shared };
+    let (scalar, uniform, turns) = (false, &UNIFORM_TILES, g.cout / 4);
+    let columns = g.cin;
+    let product = Product { batch: 1, rows, columns, vec, scalar, uniform, shared, turns };
     let half = [dy, weight, dx].iter().all(|t| lower.half(*t) != 0);
     let blocks = g.blocks(lower, [rows, g.cin], half);
     let names = ["conv3x3_dx", BACKWARD_X.name];
@@ -331,7 +333,7 @@ fn choose_weight_tile(lower: &mut Lower, g: Geometry, key: &[usize]) -> Tile {
     let wide = |t: &Tile| t.tn == 4 || g.cout > 4;
     let plain = WEIGHT_TILES.into_iter().filter(|t| fits(t) && wide(t));
     let pixels = g.n * g.oh() * g.ow();
-    let shares = g.vec() && uniform_fits(lower, pixels, g.cout) && g.ow() < 1024;
+    let shares = g.vec() && uniform_fits(lower, [pixels, g.cout], g.ow());
     let divides = |t: &Tile| g.cout.is_multiple_of(t.tn as usize);
     let uniform = UNIFORM_WEIGHT_TILES.into_iter().filter(|t| shares && divides(t));
     let tiles: Vec<Tile> = uniform.chain(plain).collect();

@@ -4,8 +4,8 @@
 use super::LOOP_TURNS;
 use super::staged::{self, STAGED_DW};
 use super::tiles::{
-    Division, Product, TILES, Tile, UNIFORM_GEMM_TILES, UNIFORM_WEIGHT_TILES, WEIGHT_TILES, Way,
-    divide, uniform_fits, wanted_invocations,
+    Division, Product, TILES, Tile, UNIFORM_GEMM_TILES, UNIFORM_TURNS, UNIFORM_WEIGHT_TILES,
+    WEIGHT_TILES, Way, divide, uniform_fits, wanted_invocations,
 };
 use crate::Result;
 use crate::graph::{Launch, Lower, TensorId, bucket};
@@ -47,7 +47,7 @@ const TURN: i64 = 4;
 const UNIFORM_DEPTH: u64 = LEAST_DEPTH as u64;
 
 /// What every split can have, if the depth is there.
-pub(super) const LEAST_DEPTH: usize = 1024;
+pub(super) const LEAST_DEPTH: usize = UNIFORM_TURNS;
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let (mut products, mut gradients) = (Vec::new(), Vec::new());
@@ -115,6 +115,7 @@ pub(super) fn launch(
         scalar: false,
         uniform: &UNIFORM_GEMM_TILES,
         shared,
+        turns: s.depth / 4,
     };
     let sizes = [s.batch, s.rows, s.columns];
     let blocks = staged::blocks(lower, sizes, wanted_invocations(lower));
@@ -156,7 +157,7 @@ impl SplitPlan {
 
 /// A tile and splits for transposed products of this shape, in each of `rounds`.
 pub(super) fn split(lower: &mut Lower, s: Shape, rounds: usize) -> SplitPlan {
-    let shares = uniform_fits(lower, s.batch * s.depth, s.columns);
+    let shares = uniform_fits(lower, [s.batch * s.depth, s.columns], UNIFORM_TURNS);
     let divides = |t: &Tile| s.columns.is_multiple_of(t.tn as usize);
     let uniform = UNIFORM_WEIGHT_TILES.into_iter().filter(|t| shares && divides(t));
     let fits = |t: &Tile| t.tm == 4 || s.rows >= t.tm as usize;

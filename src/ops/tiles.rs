@@ -85,16 +85,19 @@ pub(super) const UNIFORM_WEIGHT_TILES: [Tile; 2] =
 /// Lanes of a workgroup with a uniform tile: fewer where rows are few.
 const UNIFORM_LANES: [u32; 2] = [64, 16];
 
-/// Largest `vec4` index, and largest number of `vec4`s along a row, that uniform
-/// loads can name.
+/// Largest `vec4` index, largest number of `vec4`s along a row, and most turns of a loop
+/// that uniform loads can name.
 const UNIFORM_INDICES: usize = 1 << 25;
 const UNIFORM_ROW: usize = 1 << 10;
+pub(super) const UNIFORM_TURNS: usize = 1 << 10;
 
 /// Whether loads of a `rows` x `columns` matrix can be uniform: by `vec4`s of
-/// channels, in tiles that divide the columns.
-pub(super) fn uniform_fits(lower: &Lower, rows: usize, columns: usize) -> bool {
+/// channels, in tiles that divide the columns, counted by a loop of `turns`.
+pub(super) fn uniform_fits(lower: &Lower, [rows, columns]: [usize; 2], turns: usize) -> bool {
     let quads = if columns.is_multiple_of(4) { columns / 4 } else { columns };
-    lower.caps.uniform_loads && quads < UNIFORM_ROW && rows.saturating_mul(quads) < UNIFORM_INDICES
+    let all = rows.saturating_mul(quads);
+    let small = quads < UNIFORM_ROW && all < UNIFORM_INDICES && turns <= UNIFORM_TURNS;
+    lower.caps.uniform_loads && small
 }
 
 /// The smallest number of lanes that holds `lanes`, up to a whole workgroup.
@@ -167,6 +170,8 @@ pub(super) struct Product {
     /// Rows, of all matrices, and row length of the operand that the lanes of
     /// uniform tiles share.
     pub shared: [usize; 2],
+    /// Turns of the loop over the depth.
+    pub turns: usize,
 }
 
 /// How a product is done: by register tiles, or by blocks of whole workgroups.
@@ -183,11 +188,11 @@ pub(super) fn divide(
     lower: &mut Lower,
     op: &'static str,
     key: &[usize],
-    Product { batch, rows, columns, vec, scalar, uniform, shared }: Product,
+    Product { batch, rows, columns, vec, scalar, uniform, shared, turns }: Product,
     (blocks, block_rule): (Vec<Block>, Option<Block>),
 ) -> Way {
     let division = |t: Tile| Division::new(t, [rows, columns], batch);
-    let shares = (vec || scalar) && uniform_fits(lower, shared[0], shared[1]);
+    let shares = (vec || scalar) && uniform_fits(lower, shared, turns);
     let divides = |t: &Tile| match vec {
         true => columns.is_multiple_of(t.tn as usize),
         false => t.tn == 8 || columns >= t.tn as usize,
