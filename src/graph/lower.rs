@@ -291,12 +291,12 @@ impl<'g> Lower<'g> {
         self.graph.nodes.iter().any(|n| n.op.takes_moments() && n.inputs.first() == Some(&y))
     }
 
-    /// Keeps the moments of `y` for whom [`Lower::wants_moments`] told of.
+    /// Tells the moments of `y` to the node that wants them.
     pub fn set_moments(&mut self, y: TensorId, moments: Moments) {
         self.moments.insert(y, moments);
     }
 
-    /// What [`Lower::set_moments`] kept of `y`.
+    /// What [`Lower::set_moments`] told of `y`.
     pub fn moments(&self, y: TensorId) -> Option<Moments> {
         self.moments.get(&y).copied()
     }

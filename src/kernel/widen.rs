@@ -53,8 +53,8 @@ fn to_wide2(v: vec2<u32>) -> u64 {
 }
 ";
 
-/// Declares the storage of `vec4<f32>` and of packed halves in composed WGSL as words
-/// of 64 bits and converts where it is read as `name[index]`, assigned as
+/// Declares the storage of `vec4<f32>`, of pairs of them and of packed halves in composed WGSL
+/// as words of 64 bits and converts where it is read as `name[index]`, assigned as
 /// `name[index] = value` or added to by `+=`. Other uses are left, and parsing refuses the
 /// result. Comments are dropped.
 pub fn widen(wgsl: &str) -> String {
@@ -143,10 +143,12 @@ mod tests {
 @group(0) @binding(2) var<storage, read_write> y: array<vec2<u32>>;
 @group(0) @binding(3) var<storage, read> table: array<f32>;
 @group(0) @binding(4) var<storage, read_write> z: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> w: array<mat2x4<f32>>;
     let max = p.x[1];
     y[i + 1u] = pack4(x[idx[2u]].xyzw + unpack4(y[i]));
     let sum = x[u32(x[0].y)] * table[3];
     z[i] += x[i] * 2.0;
+    let second = w[i][1];
 ";
         let wide = widen(shader);
         let expected = "
@@ -154,10 +156,12 @@ mod tests {
 @group(0) @binding(2) var<storage, read_write> y: array<u64>;
 @group(0) @binding(3) var<storage, read> table: array<f32>;
 @group(0) @binding(4) var<storage, read_write> z: array<vec2<u64>>;
+@group(0) @binding(5) var<storage, read> w: array<vec4<u64>>;
     let max = p.x[1];
     y[i + 1u] = to_wide2(pack4(from_wide4(x[idx[2u]]).xyzw + unpack4(from_wide2(y[i]))));
     let sum = from_wide4(x[u32(from_wide4(x[0]).y)]) * table[3];
     z[i] = to_wide4(from_wide4(z[i]) + (from_wide4(x[i]) * 2.0));
+    let second = from_wide8(w[i])[1];
 ";
         assert_eq!(wide.strip_suffix(FUNCTIONS), Some(expected));
     }
