@@ -165,8 +165,8 @@ fn info_describes_files_and_presets() {
         assert!(preset.contains(part), "{part} is not in {preset}");
     }
     let within = |budget| place.run(&["info", "64x64_diffusion", "--memory", budget]);
-    let some = within("5.7GiB").expect_success().stdout;
-    assert!(some.contains("2 of 4 levels, the largest first, for 5.70 GiB: peak 5."), "{some}");
+    let some = within("5.75GiB").expect_success().stdout;
+    assert!(some.contains("2 of 4 levels, the largest first, for 5.75 GiB: peak 5.7"), "{some}");
     let none = within("8GiB").expect_success().stdout;
     assert!(none.contains("recompute   nothing, for 8.00 GiB"), "{none}");
     within("1GiB").expect_error("the budget is 1.00 GiB", &["at least", "smaller"]);

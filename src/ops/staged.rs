@@ -324,12 +324,55 @@ impl Shares {
     }
 }
 
-/// The defines of a convolution's variant, staged or cooperative.
-fn conv_defines(lower: &Lower, block: Block, [hx, hy]: [i64; 2], rest: [i64; 5]) -> Vec<i64> {
-    let [emb, residual, dx, acc, split] = rest;
-    match block.coop {
-        0 => vec![block.tm(), emb, residual, hx, hy, dx, acc, split],
-        size => vec![size.into(), coop_group(lower), emb, residual, dx, acc, split],
+/// One way through a convolution: its kernels, staged and cooperative, for whole sums and
+/// for parts of them.
+struct Pass {
+    whole: [&'static Kernel; 2],
+    part: [&'static Kernel; 2],
+    dx: i64,
+}
+
+const FORWARD_PASS: Pass =
+    Pass { whole: [&CONV, &CONV_COOP], part: [&CONV_PART, &CONV_COOP_PART], dx: 0 };
+
+const DX_PASS: Pass =
+    Pass { whole: [&CONV_DX, &CONV_DX_COOP], part: [&CONV_DX_PART, &CONV_DX_COOP_PART], dx: 1 };
+
+impl Pass {
+    /// Launches a product of `rows` x `columns` x `depth`, with the defines HALF_X and
+    /// HALF_Y, of the tensors `from`: whole, with `flags` EMB, RESIDUAL and ACC and the tensors `rest`
+    /// behind the weight, or in parts. These are returned for who adds them up.
+    fn launch(
+        &self,
+        lower: &mut Lower,
+        block: Block,
+        g: &Geometry,
+        (product, half): ([usize; 3], [i64; 2]),
+        from: [TensorId; 2],
+        (flags, rest): ([bool; 3], &[Option<TensorId>]),
+    ) -> Result<Option<(TensorId, u32)>> {
+        let shares = Shares::of(lower, block, g, product);
+        let [rows, columns, _] = product;
+        let partial = (shares.splits > 1)
+            .then(|| lower.temp("partial", &[shares.splits as usize, rows, columns]));
+        let [emb, residual, acc] = flags.map(|f| i64::from(f && partial.is_none()));
+        let split = i64::from(partial.is_some());
+        let kernels = if partial.is_some() { self.part } else { self.whole };
+        let [hx, hy] = half;
+        let (cooperative, defines) = match block.coop {
+            0 => (0, vec![block.tm(), emb, residual, hx, hy, self.dx, acc, split]),
+            c => (1, vec![c.into(), coop_group(lower), emb, residual, self.dx, acc, split]),
+        };
+        let rest = if partial.is_some() { &[partial][..] } else { rest };
+        lower.launch(Launch {
+            kernel: kernels[cooperative],
+            defines: &defines,
+            params: bytemuck::bytes_of(&shares.params(g)),
+            bindings: &[&from.map(Some)[..], rest].concat(),
+            groups: shares.groups(),
+            flops: g.flops(),
+        })?;
+        Ok(partial.map(|p| (p, shares.splits)))
     }
 }
 
@@ -341,33 +384,14 @@ pub(super) fn launch_forward(
     [x, weight, bias, y]: [TensorId; 4],
     add: [Option<TensorId>; 2],
 ) -> Result<()> {
-    let rows = g.n * g.oh() * g.ow();
-    let shares = Shares::of(lower, block, g, [rows, g.cout, g.cin]);
+    let product = [g.n * g.oh() * g.ow(), g.cout, g.cin];
     let half = [lower.half(x), lower.half(y)];
-    let (params, flops, coop) = (shares.params(g), g.flops(), block.coop != 0);
-    let params = bytemuck::bytes_of(&params);
-    let groups = shares.groups();
-    if shares.splits == 1 {
-        let [emb, residual] = add.map(|t| i64::from(t.is_some()));
-        return lower.launch(Launch {
-            kernel: if coop { &CONV_COOP } else { &CONV },
-            defines: &conv_defines(lower, block, half, [emb, residual, 0, 0, 0]),
-            params,
-            bindings: &[Some(x), Some(weight), Some(bias), add[0], add[1], Some(y)],
-            groups,
-            flops,
-        });
+    let flags = [add[0].is_some(), add[1].is_some(), false];
+    let rest = [Some(bias), add[0], add[1], Some(y)];
+    match FORWARD_PASS.launch(lower, block, g, (product, half), [x, weight], (flags, &rest))? {
+        Some(parts) => conv2d_split::launch_sum(lower, g, parts, bias, add, y),
+        None => Ok(()),
     }
-    let partial = lower.temp("partial", &[shares.splits as usize, rows, g.cout]);
-    lower.launch(Launch {
-        kernel: if coop { &CONV_COOP_PART } else { &CONV_PART },
-        defines: &conv_defines(lower, block, half, [0, 0, 0, 0, 1]),
-        params,
-        bindings: &[Some(x), Some(weight), Some(partial)],
-        groups,
-        flops,
-    })?;
-    conv2d_split::launch_sum(lower, g, (partial, shares.splits), bias, add, y)
 }
 
 /// [`super::conv2d`]'s launch of the input's gradient.
@@ -378,30 +402,11 @@ pub(super) fn launch_backward_x(
     [dy, weight]: [TensorId; 2],
     (dx, acc): (TensorId, bool),
 ) -> Result<()> {
-    let rows = g.n * g.h * g.w;
-    let shares = Shares::of(lower, block, g, [rows, g.cin, g.cout]);
+    let product = [g.n * g.h * g.w, g.cin, g.cout];
     let half = [lower.half(dx), lower.half(dy)];
-    let (params, flops, coop) = (shares.params(g), g.flops(), block.coop != 0);
-    let params = bytemuck::bytes_of(&params);
-    let groups = shares.groups();
-    if shares.splits == 1 {
-        return lower.launch(Launch {
-            kernel: if coop { &CONV_DX_COOP } else { &CONV_DX },
-            defines: &conv_defines(lower, block, half, [0, 0, 1, acc.into(), 0]),
-            params,
-            bindings: &[Some(dy), Some(weight), Some(dx)],
-            groups,
-            flops,
-        });
+    let (flags, rest) = ([false, false, acc], [Some(dx)]);
+    match DX_PASS.launch(lower, block, g, (product, half), [dy, weight], (flags, &rest))? {
+        Some(parts) => conv2d_split::launch_sum_dx(lower, g, parts, (dx, acc)),
+        None => Ok(()),
     }
-    let partial = lower.temp("partial", &[shares.splits as usize, rows, g.cin]);
-    lower.launch(Launch {
-        kernel: if coop { &CONV_DX_COOP_PART } else { &CONV_DX_PART },
-        defines: &conv_defines(lower, block, half, [0, 0, 1, 0, 1]),
-        params,
-        bindings: &[Some(dy), Some(weight), Some(partial)],
-        groups,
-        flops,
-    })?;
-    conv2d_split::launch_sum_dx(lower, g, (partial, shares.splits), (dx, acc))
 }

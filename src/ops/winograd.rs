@@ -349,8 +349,7 @@ fn transform_back(
     add: Additions,
 ) -> Result<()> {
     let has = |t: Option<TensorId>| i64::from(t.is_some());
-    let adds = [add.bias, add.emb, add.residual].map(has);
-    let [bias, emb, residual] = adds;
+    let [bias, emb, residual] = [add.bias, add.emb, add.residual].map(has);
     let (acc, half, moments) = (add.acc.into(), lower.half(y), has(add.moments));
     let defines = [tiling.m(), bias, emb, residual, acc, half, moments];
     lower.launch(Launch {
