@@ -3,6 +3,7 @@
 //! See ARCHITECTURE.md for how the modules depend on each other.
 #![warn(missing_docs)]
 
+mod api;
 pub mod bench;
 pub mod checkpoint;
 pub mod data;
@@ -20,4 +21,5 @@ pub mod runtime;
 pub mod train;
 pub mod tuning;
 
+pub use api::{AdapterSummary, Compiling, Device, DeviceOptions, OnCompiling, block_on};
 pub use error::{Error, Result};

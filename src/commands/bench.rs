@@ -62,7 +62,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let effort = effort(args.seconds, args.cpu, "case")?;
     let workloads = args.workloads()?;
     let opened = device.open_for_measuring()?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
     let jobs = args.jobs(&workloads, &gpu.caps)?;
     let progress = bar(jobs.len() as u64, "measuring");
     progress.set_message("the device's ceilings");

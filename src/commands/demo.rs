@@ -48,7 +48,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let dataset =
         open_data(&data, Some(info.model.image_size()), Some(info.model.in_channels()), false)?;
     let opened = open_device(device)?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
 
     say!("training a new network of the shipped one's shape for {} seconds", args.seconds);
     let plain = UNetConfig {

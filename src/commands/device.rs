@@ -2,14 +2,12 @@
 //! cache folder, and a bar while new kernels are compiled.
 
 use super::bar;
-use demist::gpu::Gpu;
-use demist::runtime::{Compiling, Context, Pipelines};
 use demist::train::StopFlag;
-use demist::tuning::{Cache, TuningFile};
-use demist::{Error, Result};
+use demist::tuning::Cache;
+use demist::{Compiling, Device, DeviceOptions, Error, Result, block_on};
 use indicatif::ProgressBar;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// Compiling that takes longer than this shows a bar.
@@ -26,59 +24,40 @@ pub struct DeviceArgs {
     no_tuning: bool,
 }
 
-/// An open device with its kernels.
-pub struct Opened {
-    pub pipelines: Pipelines,
-    pub gpu: Gpu,
-}
-
-impl Opened {
-    pub fn ctx(&self) -> Context<'_> {
-        Context { gpu: &self.gpu, pipelines: &self.pipelines }
-    }
-}
-
 /// Opens the adapter and says which one it is.
-pub fn open_device(args: &DeviceArgs) -> Result<Opened> {
-    open(Gpu::open(args.device.as_deref())?, !args.no_tuning)
+pub fn open_device(args: &DeviceArgs) -> Result<Device> {
+    open(args, DeviceOptions { tuned: !args.no_tuning, ..Default::default() })
 }
 
 impl DeviceArgs {
     /// As [`open_device`], with timestamps where the adapter has them.
-    pub fn open_for_measuring(&self) -> Result<Opened> {
-        open(Gpu::open_for_measuring(self.device.as_deref())?, !self.no_tuning)
+    pub fn open_for_measuring(&self) -> Result<Device> {
+        open(self, DeviceOptions { tuned: !self.no_tuning, measuring: true, ..Default::default() })
     }
 
     /// As [`DeviceArgs::open_for_measuring`], by the rules alone.
-    pub fn open_for_tuning(&self) -> Result<Opened> {
-        open(Gpu::open_for_measuring(self.device.as_deref())?, false)
+    pub fn open_for_tuning(&self) -> Result<Device> {
+        open(self, DeviceOptions { measuring: true, ..Default::default() })
     }
 }
 
-fn open(mut gpu: Gpu, tuned: bool) -> Result<Opened> {
-    let cache = Cache::from_env();
-    let key = gpu.summary.key();
-    if let Some(cache) = cache.as_ref().filter(|_| tuned) {
-        let path = cache.tuning(&key);
-        match TuningFile::read(&path, &key) {
-            Ok(file) => gpu.caps.tuning = file.map(|f| Arc::new(f.tuning)),
-            Err(e) => {
-                note!("WARNING: {e}; kernels run by their rules (demist tune writes it anew)")
-            }
-        }
+fn open(args: &DeviceArgs, options: DeviceOptions) -> Result<Device> {
+    let shown = Mutex::new(None);
+    let device = block_on(Device::open(DeviceOptions {
+        adapter: args.device.clone(),
+        cache: Cache::from_env(),
+        on_compiling: Some(Box::new(move |compiling| show(&shown, compiling))),
+        ..options
+    }))?;
+    if let Some(e) = device.tuning_fault() {
+        note!("WARNING: {e}; kernels run by their rules (demist tune writes it anew)");
     }
-    let tuned = match gpu.caps.tuning.as_ref().map_or(0, |t| t.len()) {
+    let tuned = match device.tuned_shapes() {
         0 => String::new(),
         n => format!(", tuned for {n} shapes"),
     };
-    note!("device: {}{tuned}", gpu.summary);
-    let mut pipelines = match cache {
-        Some(cache) => Pipelines::kept_in(&gpu, &cache.pipelines(&key)),
-        None => Pipelines::new(),
-    };
-    let shown = Mutex::new(None);
-    pipelines.on_progress(move |compiling| show(&shown, compiling));
-    Ok(Opened { gpu, pipelines })
+    note!("device: {}{tuned}", device.summary());
+    Ok(device)
 }
 
 /// Shows a bar while compiling takes its time, and ends it on Ctrl-C.

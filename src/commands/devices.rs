@@ -1,11 +1,11 @@
 //! `demist devices`
 
-use demist::Result;
-use demist::gpu::{human_bytes, list_adapters};
+use demist::gpu::human_bytes;
+use demist::{Device, Result, block_on};
 
 /// Prints every usable adapter, the default first.
 pub fn run() -> Result<()> {
-    let adapters = list_adapters()?;
+    let adapters = block_on(Device::list())?;
     for (i, a) in adapters.iter().enumerate() {
         say!("{i}: {}{}", a.name, if i == 0 { "  (default)" } else { "" });
         say!("   type       {} via {}", a.kind, a.backend);

@@ -53,7 +53,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     }
     let stop = stop_on_ctrl_c()?;
     let opened = open_device(device)?;
-    let ctx = opened.ctx();
+    let ctx = opened.context();
     let work = Work { ctx, args, info: &info, file: &file, given: &given, labels: &labels, stop };
     say!("{} images of {}", given.count, args.data.display());
     match &info.model {

@@ -105,7 +105,7 @@ fn explain(
 ) -> Result<()> {
     let opened = open_device(device)?;
     let Caps { max_binding, max_buffer, .. } = boundless();
-    let caps = Caps { max_binding, max_buffer, ..opened.gpu.caps.clone() };
+    let caps = Caps { max_binding, max_buffer, ..opened.caps().clone() };
     say!("variants of inference, batch {}", args.batch);
     inference(&caps, model, args)?.1.choices.iter().filter(|c| c.times > 0).for_each(print_choice);
     if trainable {

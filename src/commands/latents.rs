@@ -128,7 +128,7 @@ pub fn invert(device: &DeviceArgs, args: &InvertArgs) -> Result<()> {
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let opened = open_device(device)?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
     let want = Want { batch: given.count.min(8), ..Default::default() };
     let loaded = load(ctx, &args.file, info, &file, want)?;
     let path = DdimPath { ctx, loaded, steps: args.steps.clone(), stop };
@@ -187,7 +187,7 @@ pub fn interpolate(device: &DeviceArgs, args: &InterpolateArgs) -> Result<()> {
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let opened = open_device(device)?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
     let want = Want { batch: args.frames.min(16), ..Default::default() };
     let loaded = load(ctx, &args.file, info, &file, want)?;
     let path = DdimPath { ctx, loaded, steps: args.steps.clone(), stop };

@@ -62,7 +62,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let opened = open_device(device)?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
     check_batch(&gpu.caps, &info.model, batch)?;
     let plan = wiring.plan(&gpu.caps)?;
     let params = &wiring.graph.params;

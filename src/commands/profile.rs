@@ -48,7 +48,7 @@ pub struct Args {
 pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let (model, diffusion) = network(&args.file)?;
     let opened = device.open_for_measuring()?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
     check_batch(&gpu.caps, &model, args.batch)?;
     let clock = Clock::of(gpu);
     let (profile, choices) = match args.train {

@@ -60,7 +60,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
     let opened = open_device(device)?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
     let want = Want {
         batch: labels.len().min(8),
         classifier_free: !guided,

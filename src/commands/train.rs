@@ -168,7 +168,7 @@ pub fn run_training(
     let validation_set = open_validation(validation, size, channels, classes)?;
     let options = RunOptions { initial, ..run.options(validation_set)? };
     let opened = open_device(device)?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
     info.device = gpu.summary.to_string();
     if let Some(budget) = memory {
         choose_recompute(&gpu.caps, &mut info, budget)?;

@@ -56,7 +56,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     }
     let model = args.model.as_deref().map(network).transpose()?;
     let opened = device.open_for_tuning()?;
-    let (gpu, ctx) = (&opened.gpu, opened.ctx());
+    let (gpu, ctx) = (opened.gpu(), opened.context());
     let key = gpu.summary.key();
     let path = cache.map(|c| c.tuning(&key));
     if let Some(path) = path.as_deref().filter(|_| args.print) {

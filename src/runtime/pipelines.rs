@@ -72,6 +72,12 @@ impl Pipelines {
         Pipelines { file: PipelineFile::open(gpu, path), ..Self::new() }
     }
 
+    /// Keeps the guards of shaders (bounds, loops, division) in all that is compiled from
+    /// now on.
+    pub fn keep_checks(&mut self) {
+        self.checked = true;
+    }
+
     /// Calls `tell` while kernels are compiled: a few times a second, and in the end, a
     /// failure included, with all of them done. An error that it returns stops the
     /// compilation between two kernels.

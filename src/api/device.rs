@@ -1,0 +1,133 @@
+//! [`Device`]: an open adapter with its compiled kernels.
+
+use crate::gpu::{AdapterSummary, Caps, Gpu, list_adapters};
+use crate::runtime::{Compiling, Context, Pipelines};
+use crate::tuning::{Cache, TuningFile};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// How a device is opened. The default takes the best adapter, keeps nothing on disk
+/// and runs every kernel by its own rule.
+#[derive(Default)]
+pub struct DeviceOptions {
+    /// The adapter: its index in [`Device::list`], or a part of its name, its kind or its
+    /// backend in any case ("radeon", "software", "vulkan"). `None` takes the first of the
+    /// list, the one that is likely the fastest.
+    pub adapter: Option<String>,
+    /// Keeps compiled kernels in this folder, so that the next start is quicker, where
+    /// the driver can give them out (Vulkan alone).
+    pub cache: Option<Cache>,
+    /// Runs the variants of kernels that `demist tune` measured to be the fastest, if
+    /// [`DeviceOptions::cache`] holds them.
+    pub tuned: bool,
+    /// Keeps the bounds checks of the shaders, which cost time. The environment variable
+    /// `DEMIST_CHECKED=1` does the same.
+    pub checked: bool,
+    /// Asks for what measuring uses, where the adapter offers it: timestamps, and
+    /// arithmetic in half precision. No op of this crate needs it.
+    pub measuring: bool,
+    /// Is called a few times a second while kernels are compiled. An error that it
+    /// returns stops the compilation, and the call that needed it.
+    pub on_compiling: Option<OnCompiling>,
+}
+
+/// Told how far compiling is; see [`DeviceOptions::on_compiling`].
+pub type OnCompiling = Box<dyn Fn(Compiling) -> Result<()> + Send + Sync>;
+
+/// An open device with its compiled kernels. A clone is the same device.
+#[derive(Clone)]
+pub struct Device(Arc<Opened>);
+
+struct Opened {
+    // Dropped before the device that it belongs to.
+    pipelines: Pipelines,
+    gpu: Gpu,
+    tuning_fault: Option<Error>,
+}
+
+impl Device {
+    /// All adapters that can compute, the preferred one first.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is none; it says what to install.
+    pub async fn list() -> Result<Vec<AdapterSummary>> {
+        list_adapters()
+    }
+
+    /// Opens an adapter.
+    ///
+    /// ```
+    /// # fn main() -> demist::Result<()> {
+    /// use demist::{Device, DeviceOptions, block_on};
+    /// let device = block_on(Device::open(DeviceOptions::default()))?;
+    /// println!("{}", device.summary());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no such adapter, or it refuses.
+    pub async fn open(options: DeviceOptions) -> Result<Device> {
+        let adapter = options.adapter.as_deref();
+        let mut gpu =
+            if options.measuring { Gpu::open_for_measuring(adapter)? } else { Gpu::open(adapter)? };
+        let key = gpu.summary.key();
+        let mut tuning_fault = None;
+        if let Some(cache) = options.cache.as_ref().filter(|_| options.tuned) {
+            match TuningFile::read(&cache.tuning(&key), &key) {
+                Ok(file) => gpu.caps.tuning = file.map(|f| Arc::new(f.tuning)),
+                Err(e) => tuning_fault = Some(e),
+            }
+        }
+        let mut pipelines = match &options.cache {
+            Some(cache) => Pipelines::kept_in(&gpu, &cache.pipelines(&key)),
+            None => Pipelines::new(),
+        };
+        if options.checked {
+            pipelines.keep_checks();
+        }
+        if let Some(tell) = options.on_compiling {
+            pipelines.on_progress(tell);
+        }
+        Ok(Device(Arc::new(Opened { pipelines, gpu, tuning_fault })))
+    }
+
+    /// The adapter: its name, kind, backend, driver, features and limits. Printed it is
+    /// one line.
+    pub fn summary(&self) -> &AdapterSummary {
+        &self.0.gpu.summary
+    }
+
+    /// What kernels may use of the device, and the variants that were measured.
+    pub fn caps(&self) -> &Caps {
+        &self.0.gpu.caps
+    }
+
+    /// Number of shapes whose fastest variant was measured and is used.
+    pub fn tuned_shapes(&self) -> usize {
+        self.caps().tuning.as_ref().map_or(0, |t| t.len())
+    }
+
+    /// Why the measured variants are not used though [`DeviceOptions::tuned`] asked for
+    /// them: their file is damaged. The device works without them.
+    pub fn tuning_fault(&self) -> Option<&Error> {
+        self.0.tuning_fault.as_ref()
+    }
+
+    /// The device for those who use the engine below: see [`crate::graph`] and
+    /// [`crate::runtime`].
+    pub fn context(&self) -> Context<'_> {
+        Context { gpu: &self.0.gpu, pipelines: &self.0.pipelines }
+    }
+
+    /// The device alone, without its kernels.
+    pub fn gpu(&self) -> &Gpu {
+        &self.0.gpu
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({})", self.summary())
+    }
+}

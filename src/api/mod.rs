@@ -1,0 +1,18 @@
+//! The front door of the library: what a program needs that draws or trains, without
+//! knowing how the engine works. Everything here is re-exported at the crate's root.
+
+mod device;
+
+pub use crate::gpu::AdapterSummary;
+pub use crate::runtime::Compiling;
+pub use device::{Device, DeviceOptions, OnCompiling};
+
+use std::future::Future;
+
+/// Waits for a future of this crate on the calling thread, for native programs
+/// without an asynchronous runtime.
+///
+/// A browser must not block its thread; there the futures are awaited.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    pollster::block_on(future)
+}
