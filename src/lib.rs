@@ -5,16 +5,19 @@
 
 mod api;
 pub mod bench;
+pub mod caps;
 pub mod checkpoint;
 pub mod data;
 pub mod diffusion;
 mod error;
+pub mod files;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;
 pub mod model;
 pub mod ops;
 pub mod output;
+pub mod recipe;
 pub mod reference;
 pub mod rng;
 pub mod runtime;

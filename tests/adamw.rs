@@ -3,7 +3,8 @@
 
 mod harness;
 
-use demist::gpu::{Caps, Gpu};
+use demist::caps::Caps;
+use demist::gpu::Gpu;
 use demist::graph::{
     DType, FileLayout, FlatKind, Graph, Init, Lower, ParamInfo, ParamLayout, Plan, PlanOptions,
     verify_slots,

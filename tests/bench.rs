@@ -11,7 +11,8 @@ use demist::bench::{
     TimeKind, Variant, WORKLOADS, Work, Workload, bind, chrome_trace, compare, measure,
     split_label, variants,
 };
-use demist::gpu::{Caps, Gpu};
+use demist::caps::Caps;
+use demist::gpu::Gpu;
 use demist::graph::{CHOICES, Graph, Lower, Plan, PlanOptions, Tuning, Why, bucket};
 use demist::model::ModelConfig;
 use demist::ops::{Conv2d, conv2d};

@@ -111,7 +111,7 @@ fn kernels_do_not_misread_halves() {
     let x = g.input("picture", &[1, 4, 4, 4], DType::F16);
     let goal = g.input("goal", &[1, 4, 4, 4], DType::F32);
     ops::mse(&mut g, x, goal).unwrap();
-    let caps = demist::gpu::Caps::default();
+    let caps = demist::caps::Caps::default();
     let mut lower = demist::graph::Lower::new(&g, &caps);
     let message = lower.forward().unwrap_err().to_string();
     assert!(message.contains("mse") && message.contains("picture is F16"), "{message}");

@@ -4,7 +4,7 @@
 
 mod harness;
 
-use demist::gpu::{Caps, Coop};
+use demist::caps::{Caps, Coop};
 use demist::graph::{DType, FileLayout, Graph, Init, Lower, Plan, PlanOptions, TensorId};
 use demist::ops::{self, LinearOptions};
 use demist::reference;

@@ -6,9 +6,10 @@ mod forward;
 mod harness;
 
 use demist::diffusion::{
-    DiffusionConfig, MeanType, NoiseSchedule, Sampler, Tables, Update, VarType, named_betas,
+    DiffusionConfig, MeanType, NoiseSchedule, Sampler, Tables, VarType, named_betas,
 };
 use demist::graph::{DType, Graph, TensorId};
+use demist::ops::Update;
 use demist::ops::{DENOISE_COEFS, DenoiseInputs, add, denoise, denoise_coefs};
 use demist::reference::denoise::{Operands, forward as twin};
 use demist::{reference, rng};

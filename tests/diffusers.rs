@@ -16,13 +16,11 @@ use demist::Error;
 use demist::checkpoint::{
     Imported, Storage, Tensor, TensorFile, import, read_diffusers, write_diffusers,
 };
+use demist::checkpoint::{parameters, parameters_to_tensors};
 use demist::diffusion::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
 use demist::gpu::Gpu;
 use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
-use demist::model::{
-    Hints, ModelConfig, UNetConfig, UNetInputs, build, default_model, initialise, parameters,
-    parameters_to_tensors,
-};
+use demist::model::{Hints, ModelConfig, UNetConfig, UNetInputs, build, default_model, initialise};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use serde_json::{Value, json};
 

@@ -8,7 +8,8 @@ mod tiny;
 use demist::Error;
 use demist::checkpoint::{Imported, read_any, read_network};
 use demist::model::{Hints, ModelConfig, UNetConfig, initialise, model_params};
-use demist::train::{RunOptions, StopFlag, TrainConfig, train};
+use demist::recipe::TrainConfig;
+use demist::train::{RunOptions, StopFlag, train};
 use std::path::{Path, PathBuf};
 use tiny::{bits, context, encoder, file_bits, halves, info, run_options, short, unet};
 

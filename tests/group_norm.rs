@@ -3,7 +3,7 @@
 
 mod harness;
 
-use demist::gpu::Caps;
+use demist::caps::Caps;
 use demist::graph::{DType, Graph, Lower, Plan, PlanOptions};
 use demist::ops::{GroupNorm, group_norm};
 use demist::reference::group_norm::{GroupNormShape, backward, forward};

@@ -6,18 +6,18 @@ mod harness;
 mod tiny;
 
 use common::rel_err;
+use demist::checkpoint::parameters;
 use demist::checkpoint::read_network;
 use demist::diffusion::{
     DiffusionConfig, Guide, GuideGraph, ImageSampler, LossType, NoiseSchedule, SampleJob,
     SampleOptions, Sampler, SamplingGraph, SamplingNeeds, SpacedSchedule, VarType,
 };
 use demist::graph::{FlatKind, ParamInfo, TensorId};
-use demist::model::{
-    EncoderConfig, ModelConfig, Pool, UNetConfig, initialise, model_params, parameters,
-};
+use demist::model::{EncoderConfig, ModelConfig, Pool, UNetConfig, initialise, model_params};
 use demist::ops::denoise_coefs;
+use demist::recipe::TrainConfig;
 use demist::runtime::{CompileOptions, Program};
-use demist::train::{StopFlag, TrainConfig, train};
+use demist::train::{StopFlag, train};
 use harness::values;
 use std::sync::OnceLock;
 use tiny::{

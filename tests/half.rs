@@ -4,7 +4,7 @@
 
 mod harness;
 
-use demist::gpu::Caps;
+use demist::caps::Caps;
 use demist::graph::{
     DType, FlatKind, Graph, Lower, Plan, PlanOptions, PlanReport, TensorId, verify_slots,
 };

@@ -1,6 +1,6 @@
 //! What the networks' descriptions accept and how they are wired; no device.
 
-use demist::gpu::Caps;
+use demist::caps::Caps;
 use demist::graph::{DType, Graph, Lower, Plan, PlanOptions, TensorId, verify_slots};
 use demist::model::{
     EncoderConfig, Pool, UNetConfig, UNetInputs, build, build_encoder, default_encoder,

@@ -6,9 +6,10 @@ use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use demist::Error;
+use demist::files::atomic;
 use demist::output::metrics::{Metrics, MetricsWriter};
 use demist::output::plot::{self, Series, Style};
-use demist::output::{Grid, atomic, image as png_image, npz};
+use demist::output::{Grid, image as png_image, npz};
 
 /// The only file in a folder, so that left-over temporaries are noticed.
 fn names(folder: &Path) -> Vec<String> {

@@ -1,10 +1,11 @@
 //! Memory of the plans of all published networks; nothing is allocated.
 
+use demist::caps::Caps;
 use demist::diffusion::{GuideGraph, SamplingGraph, SamplingNeeds, released_diffusion};
-use demist::gpu::Caps;
 use demist::graph::{Plan, PlanReport, verify_slots};
 use demist::model::{ModelConfig, model_preset, preset, preset_names};
-use demist::train::{TrainConfig, memory_need, plan_step};
+use demist::recipe::TrainConfig;
+use demist::train::{memory_need, plan_step};
 
 /// Whether each level of a network is computed twice in training.
 const KEPT: u32 = 0;

@@ -1,6 +1,6 @@
 //! Properties of plans, on graphs without a device.
 
-use demist::gpu::Caps;
+use demist::caps::Caps;
 use demist::graph::{
     DType, FileLayout, Graph, Init, Lower, ParamInfo, ParamLayout, Place, Plan, PlanOptions, Slots,
     TensorId, verify_slots,

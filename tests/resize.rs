@@ -4,7 +4,7 @@
 mod forward;
 mod harness;
 
-use demist::gpu::Caps;
+use demist::caps::Caps;
 use demist::graph::{DType, Graph, Lower, TensorId};
 use demist::ops::{add, resize_area, resize_bilinear};
 use demist::reference::resize::{ResizeShape, area, bilinear};

@@ -7,6 +7,7 @@ mod tiny;
 
 use common::rel_err;
 use demist::Error;
+use demist::checkpoint::parameters;
 use demist::checkpoint::read_network;
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{
@@ -14,7 +15,7 @@ use demist::diffusion::{
     SamplingGraph, SamplingNeeds,
 };
 use demist::graph::FlatKind;
-use demist::model::{UNetConfig, parameters};
+use demist::model::UNetConfig;
 use demist::rng;
 use std::path::Path;
 use tiny::{LEN, bits, context, dense, short, unet, upload};

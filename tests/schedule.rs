@@ -3,9 +3,10 @@
 
 use approx::{assert_abs_diff_eq, assert_relative_eq};
 use demist::diffusion::{
-    DiffusionConfig, MeanType, NoiseSchedule, Sampler, SpacedSchedule, Tables, Update, VarType,
+    DiffusionConfig, MeanType, NoiseSchedule, Sampler, SpacedSchedule, Tables, VarType,
     named_betas, q_sample, space_timesteps,
 };
+use demist::ops::Update;
 use demist::reference::denoise::{self, Element};
 
 fn config(noise_schedule: NoiseSchedule, diffusion_steps: usize) -> DiffusionConfig {

@@ -4,16 +4,17 @@ mod harness;
 
 use std::path::Path;
 
+use demist::checkpoint::parameters;
 use demist::checkpoint::read_network;
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{
     ImageSampler, SampleJob, SampleOptions, SamplingGraph, SamplingNeeds, VarType,
 };
 use demist::graph::FlatKind;
-use demist::model::parameters;
+use demist::recipe::TrainConfig;
 use demist::reference::resize::{ResizeShape, area, bilinear};
 use demist::runtime::{Context, FlatBuffers};
-use demist::train::{Evaluator, TrainConfig, evaluation_params};
+use demist::train::{Evaluator, evaluation_params};
 
 const GUIDE: &str = "assets/guide16.safetensors";
 const UPSAMPLER: &str = "assets/upsampler16.safetensors";

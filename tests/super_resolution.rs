@@ -6,18 +6,20 @@ mod harness;
 mod tiny;
 
 use common::rel_err;
+use demist::checkpoint::parameters;
 use demist::checkpoint::read_network;
 use demist::diffusion::{
     DiffusionConfig, ImageSampler, SampleJob, SampleOptions, Sampler, SamplingGraph, SamplingNeeds,
     SpacedSchedule,
 };
 use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
-use demist::model::{ModelConfig, UNetConfig, UNetInputs, build, parameters};
+use demist::model::{ModelConfig, UNetConfig, UNetInputs, build};
 use demist::ops;
 use demist::output::metrics::Metrics;
+use demist::recipe::TrainConfig;
 use demist::reference::resize::{ResizeShape, area};
 use demist::runtime::{CompileOptions, Program};
-use demist::train::{MicroBatch, Noise, RunOptions, StopFlag, TrainConfig, TrainStep, train};
+use demist::train::{MicroBatch, Noise, RunOptions, StopFlag, TrainStep, train};
 use harness::values;
 use tiny::{
     LEN, SIDE, batch, bits, context, dense, halves, info, run_options, short, unet, upload,

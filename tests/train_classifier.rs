@@ -11,10 +11,11 @@ use demist::diffusion::{DiffusionConfig, GuideGraph};
 use demist::graph::FlatKind;
 use demist::model::ModelConfig;
 use demist::output::metrics::Metrics;
+use demist::recipe::TrainConfig;
 use demist::runtime::{CompileOptions, FlatBuffers, Program};
 use demist::train::{
-    Evaluation, Evaluator, MicroBatch, Noise, RunOptions, StopFlag, TrainConfig, TrainStep,
-    evaluation_params, spread, train,
+    Evaluation, Evaluator, MicroBatch, Noise, RunOptions, StopFlag, TrainStep, evaluation_params,
+    spread, train,
 };
 use tiny::{LEN, batch, bits, context, dense, encoder, halves, info, run_options, short, unet};
 

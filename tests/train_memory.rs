@@ -5,11 +5,12 @@ mod harness;
 mod tiny;
 
 use demist::Error;
+use demist::caps::human_bytes;
 use demist::diffusion::DiffusionConfig;
-use demist::gpu::human_bytes;
 use demist::graph::FlatKind;
 use demist::model::{EncoderConfig, ModelConfig, Pool, UNetConfig};
-use demist::train::{MicroBatch, Noise, TrainConfig, TrainStep, fit_memory, memory_need};
+use demist::recipe::TrainConfig;
+use demist::train::{MicroBatch, Noise, TrainStep, fit_memory, memory_need};
 use tiny::{batch, context, dense, encoder, unet};
 
 const BATCH: usize = 2;

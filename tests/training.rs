@@ -11,9 +11,10 @@ use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule};
 use demist::graph::FlatKind;
 use demist::model::{ModelConfig, UNetConfig, initialise};
 use demist::output::metrics::Metrics;
+use demist::recipe::TrainConfig;
 use demist::runtime::Context;
 use demist::train::{
-    Event, MicroBatch, Noise, RunOptions, StopFlag, TrainConfig, TrainOutcome, TrainStep, train,
+    Event, MicroBatch, Noise, RunOptions, StopFlag, TrainOutcome, TrainStep, train,
 };
 use std::path::Path;
 use std::sync::Arc;

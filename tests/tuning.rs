@@ -7,7 +7,8 @@ mod harness;
 mod support;
 
 use demist::bench::{Case, Direction, Effort, Report, TimeKind, WORKLOADS, subjects};
-use demist::gpu::{Caps, Gpu};
+use demist::caps::Caps;
+use demist::gpu::Gpu;
 use demist::graph::{CHOICES, DType, Graph, Lower, Plan, PlanOptions, Storage, Why};
 use demist::model::model_preset;
 use demist::ops::{Conv2d, conv2d};

@@ -5,8 +5,9 @@
 mod forward;
 mod harness;
 
-use demist::diffusion::{MeanType, NoiseSchedule, Tables, VLB_COEFS, VarType, named_betas};
+use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, Tables, VarType, named_betas};
 use demist::graph::{DType, Graph};
+use demist::ops::VLB_COEFS;
 use demist::ops::{VlbOptions, likelihood_terms, vlb};
 use demist::reference::vlb::{self as twin, VlbShape};
 use forward::{Input, forward, forward_on};
@@ -18,12 +19,29 @@ const VAR_TYPES: [VarType; 4] =
 /// Largest relative error by norm; seen on llvmpipe: 2e-6.
 const TOLERANCE: f64 = 5e-6;
 
+/// How a bound is taken, with the kind of variance that its coefficients are made for.
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    mean_type: MeanType,
+    var_type: VarType,
+    mean_gradient: bool,
+    clip: bool,
+}
+
+impl Options {
+    fn of_op(self) -> VlbOptions {
+        let Options { mean_type, var_type, mean_gradient, clip } = self;
+        let diffusion = DiffusionConfig { mean_type, var_type, ..DiffusionConfig::default() };
+        diffusion.vlb_options(mean_gradient, clip)
+    }
+}
+
 /// One bound to be computed.
 #[derive(Clone, Copy)]
 struct Bound {
     /// Images, height, width, channels.
     shape: [usize; 4],
-    options: VlbOptions,
+    options: Options,
     /// Steps of the images in turn.
     steps: [usize; 3],
 }
@@ -80,7 +98,7 @@ fn case(bound: Bound, tolerance: f64, differentiable: bool) -> Case<'static> {
             vec![n, VLB_COEFS],
         ],
         integers: vec![],
-        build: Box::new(move |g, x, _| vlb(g, x[0], x[1], x[2], x[3], bound.options)),
+        build: Box::new(move |g, x, _| vlb(g, x[0], x[1], x[2], x[3], bound.options.of_op())),
         twin: Box::new(move |a| {
             let [out, x0, x_t, coefs] = a.inputs else { panic!("four inputs") };
             let dout = twin::backward(&s, [out, x0, x_t, coefs, a.dy], bound.options.mean_gradient);
@@ -111,7 +129,7 @@ fn check(bound: Bound, tables: &Tables, tolerance: f64, differentiable: bool) {
 fn matches_its_twin_and_finite_differences() {
     for var_type in VAR_TYPES {
         for mean_type in [MeanType::Epsilon, MeanType::XStart] {
-            let options = VlbOptions { mean_type, var_type, mean_gradient: true, clip: false };
+            let options = Options { mean_type, var_type, mean_gradient: true, clip: false };
             for (shape, steps) in [([3, 7, 5, 3], [0, 1, 3]), ([2, 4, 4, 1], [0, 2, 1])] {
                 check(Bound { shape, options, steps }, &wide_tables(), TOLERANCE, true);
             }
@@ -122,12 +140,8 @@ fn matches_its_twin_and_finite_differences() {
 #[test]
 fn without_mean_gradient_only_variances_learn() {
     for var_type in VAR_TYPES {
-        let options = VlbOptions {
-            mean_type: MeanType::Epsilon,
-            var_type,
-            mean_gradient: false,
-            clip: false,
-        };
+        let options =
+            Options { mean_type: MeanType::Epsilon, var_type, mean_gradient: false, clip: false };
         let bound = Bound { shape: [3, 5, 4, 3], options, steps: [0, 1, 3] };
         // By finite differences the image channels would have a gradient.
         check(bound, &wide_tables(), TOLERANCE, false);
@@ -138,7 +152,7 @@ fn without_mean_gradient_only_variances_learn() {
 fn clamped_predictions_have_no_gradient() {
     for var_type in [VarType::FixedLarge, VarType::LearnedRange] {
         for mean_type in [MeanType::Epsilon, MeanType::XStart] {
-            let options = VlbOptions { mean_type, var_type, mean_gradient: true, clip: true };
+            let options = Options { mean_type, var_type, mean_gradient: true, clip: true };
             let bound = Bound { shape: [3, 5, 4, 3], options, steps: [0, 1, 3] };
             // A difference over the clamp's corner is none.
             check(bound, &wide_tables(), TOLERANCE, false);
@@ -150,7 +164,7 @@ fn clamped_predictions_have_no_gradient() {
 /// one of 75 x 3 does not fill a block.
 #[test]
 fn divides_its_work() {
-    let options = VlbOptions {
+    let options = Options {
         mean_type: MeanType::Epsilon,
         var_type: VarType::LearnedRange,
         mean_gradient: true,
@@ -212,12 +226,8 @@ fn is_accurate_on_real_schedules() {
         let tables = Tables::new(&named_betas(schedule, t).unwrap()).unwrap();
         for var_type in [VarType::FixedLarge, VarType::LearnedRange] {
             for clip in [false, true] {
-                let options = VlbOptions {
-                    mean_type: MeanType::Epsilon,
-                    var_type,
-                    mean_gradient: true,
-                    clip,
-                };
+                let options =
+                    Options { mean_type: MeanType::Epsilon, var_type, mean_gradient: true, clip };
                 for (steps, error) in [([0, 1, 2], 0.3), ([20, t / 2, t - 1], 0.3)] {
                     let bound = Bound { shape: [3, 9, 7, 3], options, steps };
                     let d = data(&bound, &tables, error);
@@ -257,8 +267,9 @@ fn run(bound: &Bound, d: &Data, coefs: &[f32]) -> Vec<Vec<f32>> {
     let [x0, x_t, noise] =
         ["x0", "x_t", "noise"].map(|name| g.input(name, &[n, h, w, c], DType::F32));
     let coefs_id = g.input("coefs", &[n, VLB_COEFS], DType::F32);
-    let bits = vlb(&mut g, out, x0, x_t, coefs_id, bound.options).unwrap();
-    let terms = likelihood_terms(&mut g, out, x0, x_t, noise, coefs_id, bound.options).unwrap();
+    let bits = vlb(&mut g, out, x0, x_t, coefs_id, bound.options.of_op()).unwrap();
+    let terms =
+        likelihood_terms(&mut g, out, x0, x_t, noise, coefs_id, bound.options.of_op()).unwrap();
     let inputs = [
         (out, Input::F32(&d.out)),
         (x0, Input::F32(&d.x0)),
@@ -280,7 +291,7 @@ fn run(bound: &Bound, d: &Data, coefs: &[f32]) -> Vec<Vec<f32>> {
 /// of cumulative probabilities in float32, those below 1e-7 would be lost.
 #[test]
 fn small_probabilities_are_resolved() {
-    let options = VlbOptions {
+    let options = Options {
         mean_type: MeanType::XStart,
         var_type: VarType::Learned,
         mean_gradient: true,
@@ -321,20 +332,20 @@ fn impossible_operands_are_errors() {
     let few = g.input("few", &[1, 4, 4, 3], DType::F32);
     let coefs = g.input("coefs", &[2, VLB_COEFS], DType::F32);
     let short = g.input("short", &[2, 7], DType::F32);
-    let learned = VlbOptions {
+    let learned = Options {
         mean_type: MeanType::Epsilon,
         var_type: VarType::Learned,
         mean_gradient: false,
         clip: false,
     };
-    let fixed = VlbOptions { var_type: VarType::FixedSmall, ..learned };
-    assert!(vlb(&mut g, wide, image, image, coefs, learned).is_ok());
-    assert!(vlb(&mut g, image, image, image, coefs, fixed).is_ok());
-    let error = vlb(&mut g, image, image, image, coefs, learned).unwrap_err().to_string();
+    let fixed = Options { var_type: VarType::FixedSmall, ..learned };
+    assert!(vlb(&mut g, wide, image, image, coefs, learned.of_op()).is_ok());
+    assert!(vlb(&mut g, image, image, image, coefs, fixed.of_op()).is_ok());
+    let error = vlb(&mut g, image, image, image, coefs, learned.of_op()).unwrap_err().to_string();
     assert_eq!(error, "vlb: out is F32 [2, 4, 4, 3], F32 [2, 4, 4, 6] is needed");
-    assert!(vlb(&mut g, wide, image, image, coefs, fixed).is_err());
-    assert!(vlb(&mut g, wide, few, image, coefs, learned).is_err());
-    assert!(vlb(&mut g, wide, image, few, coefs, learned).is_err());
-    assert!(vlb(&mut g, wide, image, image, short, learned).is_err());
-    assert!(likelihood_terms(&mut g, wide, image, image, wide, coefs, learned).is_err());
+    assert!(vlb(&mut g, wide, image, image, coefs, fixed.of_op()).is_err());
+    assert!(vlb(&mut g, wide, few, image, coefs, learned.of_op()).is_err());
+    assert!(vlb(&mut g, wide, image, few, coefs, learned.of_op()).is_err());
+    assert!(vlb(&mut g, wide, image, image, short, learned.of_op()).is_err());
+    assert!(likelihood_terms(&mut g, wide, image, image, wide, coefs, learned.of_op()).is_err());
 }

@@ -1,8 +1,9 @@
 //! [`Device`]: an open adapter with its compiled kernels.
 
-use crate::gpu::{AdapterSummary, Caps, Gpu, list_adapters};
+use crate::caps::Caps;
+use crate::gpu::{AdapterSummary, Gpu, list_adapters};
 use crate::runtime::{Compiling, Context, Pipelines};
-use crate::tuning::{Cache, TuningFile};
+use crate::tuning::{Cache, Forced, TuningFile};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ pub struct DeviceOptions {
     /// Runs the variants of kernels that `demist tune` measured to be the fastest, if
     /// [`DeviceOptions::cache`] holds them.
     pub tuned: bool,
+    /// Variants of kernels to take wherever they can be taken, before any measured one.
+    pub forced: Forced,
     /// Keeps the bounds checks of the shaders, which cost time. The environment variable
     /// `DEMIST_CHECKED=1` does the same.
     pub checked: bool,
@@ -71,6 +74,7 @@ impl Device {
         let adapter = options.adapter.as_deref();
         let mut gpu =
             if options.measuring { Gpu::open_for_measuring(adapter)? } else { Gpu::open(adapter)? };
+        gpu.caps.forced = options.forced;
         let key = gpu.summary.key();
         let mut tuning_fault = None;
         if let Some(cache) = options.cache.as_ref().filter(|_| options.tuned) {

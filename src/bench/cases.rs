@@ -1,7 +1,9 @@
 //! The workloads: W1 to W9, single ops and whole networks, each described without
 //! a device and then planned, compiled and fed.
 
-use crate::gpu::{Caps, Gpu};
+use crate::caps::Caps;
+use crate::gpu::Gpu;
+use crate::gpu::Ticket;
 use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, Storage, TensorId,
 };
@@ -9,7 +11,7 @@ use crate::model::{
     ModelConfig, UNetConfig, UNetInputs, build, build_encoder, initialise, model_preset,
 };
 use crate::ops::{self, AdamW, AttentionOrder, Conv2d, GroupNorm, LossScale};
-use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
+use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 

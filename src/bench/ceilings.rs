@@ -2,7 +2,7 @@
 //! ceilings under which all others work.
 
 use super::measure::{Effort, Timing, measure};
-use crate::gpu::Coop;
+use crate::caps::Coop;
 use crate::graph::{DType, FlatKind, Graph, Launch, Lower, Plan, PlanOptions, TensorId};
 use crate::kernel::{Kernel, read, write};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};

@@ -3,10 +3,10 @@
 //! this program knows of a run.
 
 use super::{Ceilings, Direction, TimeKind};
+use crate::files::atomic;
+use crate::files::stamp::{commit, now};
 use crate::gpu::AdapterSummary;
 use crate::graph::{Cost, Dispatch, Why};
-use crate::output::atomic;
-use crate::output::stamp::{commit, now};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;

@@ -68,7 +68,7 @@ impl Variant {
     ///
     /// # Errors
     /// As [`Case::plan`].
-    pub fn plan(&self, case: &Case, caps: &crate::gpu::Caps) -> Result<super::Planned> {
+    pub fn plan(&self, case: &Case, caps: &crate::caps::Caps) -> Result<super::Planned> {
         case.plan(caps, &self.pairs())
     }
 }

@@ -2,8 +2,8 @@
 //! and as a trace that a browser shows (`chrome://tracing`, Perfetto).
 
 use super::report::{Share, Work};
+use crate::files::atomic;
 use crate::graph::{Dispatch, Plan};
-use crate::output::atomic;
 use crate::runtime::{Program, Span};
 use crate::{Error, Result};
 use serde::Serialize;

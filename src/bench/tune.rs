@@ -6,7 +6,8 @@
 
 use super::measure::ROUNDS;
 use super::{Case, Direction, Effort, Planned, TimeKind, Watch};
-use crate::gpu::{Caps, Gpu};
+use crate::caps::Caps;
+use crate::gpu::Gpu;
 use crate::graph::{Choice, Dispatch, Plan};
 use crate::runtime::{Clock, CompileOptions, Context, FlatBuffers, Program, Span};
 use crate::{Error, Result};

@@ -6,10 +6,11 @@ use std::path::Path;
 use super::diffusers::read_diffusers;
 use super::network::KEY;
 use super::{Storage, Tensor, TensorFile, read_tensors};
+use crate::checkpoint::check_parameters;
 use crate::diffusion::{DiffusionConfig, LossType, SpacedSchedule, VarType, released_diffusion};
 use crate::model::{
-    Hints, ModelConfig, Shapes, UNetConfig, check_parameters, infer, match_preset, model_params,
-    model_preset, preset_names,
+    Hints, ModelConfig, Shapes, UNetConfig, infer, match_preset, model_params, model_preset,
+    preset_names,
 };
 use crate::{Error, Result};
 

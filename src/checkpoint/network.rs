@@ -4,7 +4,7 @@
 use super::{Header, Storage, TensorFile, load_header};
 use crate::diffusion::{DiffusionConfig, SpacedSchedule};
 use crate::model::ModelConfig;
-use crate::train::TrainConfig;
+use crate::recipe::TrainConfig;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;

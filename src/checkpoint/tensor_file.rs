@@ -16,7 +16,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata};
 
-use crate::output::atomic;
+use crate::files::atomic;
 use crate::{Error, Result};
 
 /// Longest header that is read; a network with 10,000 tensors needs about 1 MB.

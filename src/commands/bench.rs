@@ -6,7 +6,7 @@ use demist::bench::{
     Case, CaseResult, Ceilings, Comparison, Effort, Report, TimeKind, Variant, WORKLOADS, Workload,
     compare, run_case,
 };
-use demist::gpu::Caps;
+use demist::caps::Caps;
 use demist::graph::{Choice, shape_name};
 use demist::output::bars::{Bar, bar_chart};
 use demist::runtime::Context;

@@ -8,7 +8,7 @@ use demist::checkpoint::{
 };
 use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, VarType};
 use demist::model::{Hints, ModelConfig, UNetConfig};
-use demist::train::TrainConfig;
+use demist::recipe::TrainConfig;
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 

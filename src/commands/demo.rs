@@ -8,7 +8,8 @@ use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info, read_networ
 use demist::diffusion::{DiffusionConfig, LossType, SampleOptions, SpacedSchedule, VarType};
 use demist::model::{ModelConfig, UNetConfig};
 use demist::output::Grid;
-use demist::train::{RunOptions, StopFlag, TrainConfig};
+use demist::recipe::TrainConfig;
+use demist::train::{RunOptions, StopFlag};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

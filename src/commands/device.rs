@@ -3,7 +3,7 @@
 
 use super::bar;
 use demist::train::StopFlag;
-use demist::tuning::Cache;
+use demist::tuning::{Cache, Forced};
 use demist::{Compiling, Device, DeviceOptions, Error, Result, block_on};
 use indicatif::ProgressBar;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +46,7 @@ fn open(args: &DeviceArgs, options: DeviceOptions) -> Result<Device> {
     let device = block_on(Device::open(DeviceOptions {
         adapter: args.device.clone(),
         cache: Cache::from_env(),
+        forced: Forced::from_env()?,
         on_compiling: Some(Box::new(move |compiling| show(&shown, compiling))),
         ..options
     }))?;

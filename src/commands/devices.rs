@@ -1,6 +1,6 @@
 //! `demist devices`
 
-use demist::gpu::human_bytes;
+use demist::caps::human_bytes;
 use demist::{Device, Result, block_on};
 
 /// Prints every usable adapter, the default first.

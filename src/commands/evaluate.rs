@@ -11,9 +11,10 @@ use demist::diffusion::{SampleOptions, SpacedSchedule};
 use demist::graph::FlatKind;
 use demist::model::ModelConfig;
 use demist::output::image::{from_u8, to_u8};
+use demist::recipe::TrainConfig;
 use demist::reference::resize::{ResizeShape, area, bilinear};
 use demist::runtime::{Context, FlatBuffers};
-use demist::train::{Evaluation, Evaluator, StopFlag, TrainConfig, evaluation_params};
+use demist::train::{Evaluation, Evaluator, StopFlag, evaluation_params};
 use demist::{Error, Result};
 use std::path::PathBuf;
 

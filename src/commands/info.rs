@@ -5,14 +5,16 @@ use super::options::parse_bytes;
 use super::sampling::boundless;
 use super::{DeviceArgs, check_batch, open_device};
 use demist::Result;
+use demist::caps::{Caps, human_bytes};
 use demist::checkpoint::{NetworkInfo, read_info};
 use demist::diffusion::{
     DiffusionConfig, GuideGraph, SamplingGraph, SamplingNeeds, released_diffusion,
 };
-use demist::gpu::{Caps, human_bytes};
 use demist::graph::{Graph, Plan, PlanReport};
 use demist::model::{EncoderConfig, ModelConfig, UNetConfig, model_preset, preset_names};
-use demist::train::{MemoryNeed, TrainConfig, fit_memory, memory_need, plan_step};
+use demist::recipe::TrainConfig;
+use demist::train::{MemoryNeed, fit_memory, memory_need, plan_step};
+use demist::tuning::Forced;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `info`.
@@ -51,7 +53,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     print_network(&model);
     print_process(&model, &diffusion);
     // Only sizes matter here; a device may bind less, which its own plan then says.
-    let caps = boundless();
+    let caps = Caps { forced: Forced::from_env()?, ..boundless() };
     check_batch(&caps, &model, args.batch)?;
     let (graph, plan) = inference(&caps, &model, args)?;
     let parameters: usize = graph.params.iter().map(|p| p.len()).sum();

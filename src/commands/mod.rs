@@ -23,7 +23,8 @@ pub mod tune;
 pub use device::DeviceArgs;
 use device::{keep_compiling, open_device, stop_flag};
 
-use demist::gpu::{Caps, Gpu, human_bytes};
+use demist::caps::{Caps, human_bytes};
+use demist::gpu::Gpu;
 use demist::model::ModelConfig;
 use demist::train::StopFlag;
 use demist::{Error, Result};

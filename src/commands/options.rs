@@ -8,7 +8,8 @@ use demist::diffusion::{
     DiffusionConfig, LossType, MeanType, NoiseSchedule, ScheduleSampler, SpacedSchedule, VarType,
 };
 use demist::model::ModelConfig;
-use demist::train::{RunOptions, TrainConfig};
+use demist::recipe::TrainConfig;
+use demist::train::RunOptions;
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

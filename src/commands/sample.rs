@@ -4,10 +4,11 @@
 use super::images::{GivenImages, read_images};
 use super::sampling::{Draw, Loaded, Want, draw, draw_pixels, label_info, load};
 use super::{DeviceArgs, command_line, open_device, stop_on_ctrl_c};
+use demist::caps::human_bytes;
+use demist::checkpoint::check_parameters;
 use demist::checkpoint::{NetworkInfo, read_network};
 use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
-use demist::gpu::human_bytes;
-use demist::model::{check_parameters, model_params};
+use demist::model::model_params;
 use demist::output::image::{from_u8, to_u8};
 use demist::output::{Grid, image, npz};
 use demist::runtime::Context;

@@ -1,14 +1,15 @@
 //! Loading networks and drawing from them, shared by all commands that draw.
 
 use super::{bar, check_batch, check_room};
+use demist::caps::Caps;
+use demist::checkpoint::parameters;
 use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
 use demist::diffusion::{
     Guide, GuideGraph, ImageSampler, SampleJob, SampleOptions, SamplingGraph, SamplingNeeds,
     SpacedSchedule,
 };
-use demist::gpu::Caps;
 use demist::graph::{FlatKind, ParamInfo, Plan};
-use demist::model::{ModelConfig, UNetConfig, parameters};
+use demist::model::{ModelConfig, UNetConfig};
 use demist::output::image::to_u8;
 use demist::runtime::{Context, FlatBuffers};
 use demist::train::StopFlag;

@@ -11,10 +11,9 @@ use demist::checkpoint::{Imported, NetworkInfo, read_any};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, VarType};
 use demist::model::{Hints, ModelConfig, UNetConfig, default_model, preset, preset_names};
+use demist::recipe::TrainConfig;
 use demist::runtime::Context;
-use demist::train::{
-    Event, RunOptions, TermSum, TrainConfig, TrainOutcome, fit_memory, memory_need, train,
-};
+use demist::train::{Event, RunOptions, TermSum, TrainOutcome, fit_memory, memory_need, train};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -318,14 +317,14 @@ fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset, variance: VarType)
 }
 
 /// Chooses the levels that are recomputed to stay within `budget`.
-fn choose_recompute(caps: &demist::gpu::Caps, info: &mut NetworkInfo, budget: u64) -> Result<()> {
+fn choose_recompute(caps: &demist::caps::Caps, info: &mut NetworkInfo, budget: u64) -> Result<()> {
     let NetworkInfo { model, diffusion, training, .. } = info;
     check_batch(caps, model, training.micro_batch)?;
     let need = fit_memory(caps, model, diffusion, training, budget)?;
     note!(
         "memory: {} of {}, {} of {} levels recomputed in the backward walk",
-        demist::gpu::human_bytes(need.bytes()),
-        demist::gpu::human_bytes(budget),
+        demist::caps::human_bytes(need.bytes()),
+        demist::caps::human_bytes(budget),
         training.recompute_levels.count_ones(),
         model.levels()
     );

@@ -1,6 +1,7 @@
 //! What a diffusion process is made of: its length, its noise schedule, and
 //! what the network predicts. Saved with every checkpoint.
 
+use crate::ops::VlbOptions;
 use serde::{Deserialize, Serialize};
 
 /// How the noise grows over the timesteps.
@@ -101,6 +102,19 @@ impl Default for DiffusionConfig {
             var_type: VarType::default(),
             loss_type: LossType::default(),
             rescale_timesteps: false,
+        }
+    }
+}
+
+impl DiffusionConfig {
+    /// How the variational bound of this process is taken: whether its gradient reaches
+    /// the image channels (`mean_gradient`), and whether the predicted image is clamped.
+    pub fn vlb_options(&self, mean_gradient: bool, clip: bool) -> VlbOptions {
+        VlbOptions {
+            predicts_x0: self.mean_type == MeanType::XStart,
+            learned: self.var_type.is_learned(),
+            mean_gradient,
+            clip,
         }
     }
 }

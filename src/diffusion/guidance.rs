@@ -6,7 +6,7 @@
 //! the step, and the classifier sees the original timestep.
 
 use super::DiffusionConfig;
-use crate::gpu::Caps;
+use crate::caps::Caps;
 use crate::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
 use crate::model::{EncoderConfig, build_encoder};
 use crate::ops;

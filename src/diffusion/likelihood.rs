@@ -7,11 +7,11 @@
 //! all is an upper bound of the negative log-likelihood.
 
 use super::sampling::check_labels;
-use super::{DiffusionConfig, SpacedSchedule, Tables, VLB_COEFS};
-use crate::gpu::Caps;
+use super::{DiffusionConfig, SpacedSchedule, Tables};
+use crate::caps::Caps;
 use crate::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
 use crate::model::{UNetConfig, UNetInputs, build};
-use crate::ops::{self, VlbOptions};
+use crate::ops::{self, VLB_COEFS};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use crate::{Error, Result, rng};
 
@@ -69,12 +69,7 @@ impl LikelihoodGraph {
         };
         let inputs = UNetInputs { x: x_t, t, y: labels, low_res: None, rng: None };
         let out = build(model, &mut g, inputs)?;
-        let options = VlbOptions {
-            mean_type: diffusion.mean_type,
-            var_type: diffusion.var_type,
-            mean_gradient: false,
-            clip,
-        };
+        let options = diffusion.vlb_options(false, clip);
         let terms = ops::likelihood_terms(&mut g, out, x0, x_t, eps, bound, options)?;
         let classes = model.num_classes;
         Ok(LikelihoodGraph { graph: g, x0, t, labels, coefs, bound, rng, noise, terms, classes })

@@ -30,6 +30,4 @@ pub use sampling::{
     ImageSampler, SampleJob, SampleOptions, SampleProgress, SamplingGraph, SamplingNeeds,
 };
 pub use schedule::named_betas;
-pub use tables::{
-    QSampleCoefs, Sampler, Tables, UPDATE_DDIM, UPDATE_DDPM, Update, VLB_COEFS, q_sample,
-};
+pub use tables::{QSampleCoefs, Sampler, Tables, q_sample};

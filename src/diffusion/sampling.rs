@@ -3,11 +3,12 @@
 
 use super::guidance::Guide;
 use super::{DiffusionConfig, Sampler, SpacedSchedule, Tables};
-use crate::gpu::Caps;
+use crate::caps::Caps;
+use crate::gpu::Ticket;
 use crate::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
 use crate::model::{UNetConfig, UNetInputs, build};
 use crate::ops::{self, DenoiseInputs};
-use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
+use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use crate::{Error, Result, rng};
 
 /// Submitted steps that may wait in the queue.

@@ -5,15 +5,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::config::{DiffusionConfig, MeanType, VarType};
+use crate::ops::{UPDATE_DDIM, UPDATE_DDPM, Update, VLB_COEFS};
 use crate::{Error, Result};
-
-/// [`Update::kind`] of an ancestral (DDPM) step.
-pub const UPDATE_DDPM: u32 = 0;
-/// [`Update::kind`] of a DDIM step.
-pub const UPDATE_DDIM: u32 = 1;
-
-/// Coefficients of one image's term of the variational bound.
-pub const VLB_COEFS: usize = 8;
 
 /// Per-timestep tables of a (spaced) schedule, each with one entry per step.
 ///
@@ -294,60 +287,6 @@ impl Sampler {
             _ => Ok(()),
         }
     }
-}
-
-/// One sampling step for the fused kernel; its coefficients, field by field.
-///
-/// With x = x_t, z a standard normal, out and v the network's image and
-/// variance channels, grad the gradient of scale * log p(y | x_t), and the
-/// optional terms left out where there is no such operand:
-/// ```text
-/// out = out without class + guidance_free (out - out without class)
-/// x0  = predicts_x0 ? out : sqrt_recip_abar x - sqrt_recipm1_abar out
-/// x0  = clip ? clamp(x0, -1, 1) : x0
-/// DDPM: d      = log_variance_offset + log_variance_slope v
-///       x_prev = coef1 x0 + coef2 x + guidance exp(d) grad + sigma exp(d/2) z
-/// DDIM: eps    = (sqrt_recip_abar x - x0) / sqrt_recipm1_abar - guidance grad
-///       x0     = sqrt_recip_abar x - sqrt_recipm1_abar eps
-///       x_prev = sqrt_abar_prev x0 + dir eps + sigma z
-/// ```
-/// Guidance by a classifier: Dhariwal and Nichol 2021, algorithms 1 and 2;
-/// without one: Ho and Salimans 2022.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
-pub struct Update {
-    /// [`UPDATE_DDPM`] or [`UPDATE_DDIM`].
-    pub kind: u32,
-    /// 1 if the network predicts x_0, 0 if it predicts the noise.
-    pub predicts_x0: u32,
-    /// 1 to clamp x_0 to -1..=1.
-    pub clip: u32,
-    /// sqrt(1 / abar).
-    pub sqrt_recip_abar: f32,
-    /// sqrt(1 / abar - 1).
-    pub sqrt_recipm1_abar: f32,
-    /// DDPM: weight of x_0 in the posterior mean.
-    pub coef1: f32,
-    /// DDPM: weight of x_t in the posterior mean.
-    pub coef2: f32,
-    /// DDIM: sqrt(abar of the step arrived at).
-    pub sqrt_abar_prev: f32,
-    /// DDIM: sqrt(1 - abar of the step arrived at - sigma^2); 0 for DDPM.
-    pub dir: f32,
-    /// Standard deviation of the added noise, of a learned variance its lower
-    /// bound; 0 at the last step.
-    pub sigma: f32,
-    /// Factor of a classifier's gradient. DDPM: the variance, of a learned one
-    /// its lower bound; DDIM: sqrt(1 - abar).
-    pub guidance: f32,
-    /// DDPM with a learned variance: its logarithm above the lower bound's
-    /// where the variance channel is 0.
-    pub log_variance_offset: f32,
-    /// The same logarithm's slope in the variance channel.
-    pub log_variance_slope: f32,
-    /// Scale of classifier-free guidance: 0 ignores the class, 1 is the
-    /// conditional network alone, more exaggerates the class.
-    pub guidance_free: f32,
 }
 
 /// What noises an image to one timestep.

@@ -1,16 +1,6 @@
 //! Cooperative matrices: which of them an adapter has that kernels can use.
 
-/// Cooperative matrices of halves with sums in 32 bits (VK_KHR_cooperative_matrix,
-/// Metal's simdgroup matrices).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Coop {
-    /// Matrices of 8 x 8.
-    pub size8: bool,
-    /// Matrices of 16 x 16.
-    pub size16: bool,
-    /// Invocations of the largest subgroup, 8 to 64.
-    pub subgroup: u32,
-}
+use crate::caps::Coop;
 
 /// What the kernels need, all of it.
 pub(super) const FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
@@ -29,38 +19,19 @@ pub(super) fn permission(coop: Option<Coop>) -> wgpu::ExperimentalFeatures {
     }
 }
 
-impl Coop {
-    /// Workgroup sizes of cooperative kernels: four subgroups of 8 to 64.
-    pub const INVOCATIONS: [u32; 4] = [32, 64, 128, 256];
-
-    /// What `adapter` offers, if it offers everything that is needed.
-    pub(super) fn of(adapter: &wgpu::Adapter) -> Option<Self> {
-        use wgpu::CooperativeScalarType::{F16, F32};
-        if !adapter.features().contains(FEATURES) {
-            return None;
-        }
-        let shapes = adapter.cooperative_matrix_properties();
-        let has = |size: u32| {
-            shapes.iter().any(|s| {
-                [s.m_size, s.n_size, s.k_size] == [size; 3] && (s.ab_type, s.cr_type) == (F16, F32)
-            })
-        };
-        let subgroup = adapter.get_info().subgroup_max_size;
-        let coop = Coop { size8: has(8), size16: has(16), subgroup };
-        ((coop.size8 || coop.size16) && matches!(subgroup, 8 | 16 | 32 | 64)).then_some(coop)
+/// What `adapter` offers, if it offers everything that is needed.
+pub(super) fn offered(adapter: &wgpu::Adapter) -> Option<Coop> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    if !adapter.features().contains(FEATURES) {
+        return None;
     }
-
-    /// Whether there are matrices of `size` x `size`.
-    pub fn has(self, size: u32) -> bool {
-        match size {
-            8 => self.size8,
-            16 => self.size16,
-            _ => false,
-        }
-    }
-
-    /// Invocations of a workgroup that has four subgroups or more.
-    pub fn invocations(self) -> u32 {
-        4 * self.subgroup
-    }
+    let shapes = adapter.cooperative_matrix_properties();
+    let has = |size: u32| {
+        shapes.iter().any(|s| {
+            [s.m_size, s.n_size, s.k_size] == [size; 3] && (s.ab_type, s.cr_type) == (F16, F32)
+        })
+    };
+    let subgroup = adapter.get_info().subgroup_max_size;
+    let coop = Coop { size8: has(8), size16: has(16), subgroup };
+    ((coop.size8 || coop.size16) && matches!(subgroup, 8 | 16 | 32 | 64)).then_some(coop)
 }

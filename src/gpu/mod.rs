@@ -6,64 +6,12 @@ mod coop;
 mod transfer;
 
 pub use adapters::{AdapterSummary, list_adapters};
-pub use coop::Coop;
-pub use transfer::human_bytes;
+pub use transfer::Ticket;
 
-use crate::tuning::Tuning;
+use crate::caps::Caps;
+use crate::tuning::Forced;
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex};
-
-/// What a device offers to kernel selection and planning.
-#[derive(Debug, Clone)]
-pub struct Caps {
-    /// A software implementation (lavapipe, SwiftShader, WARP).
-    pub software: bool,
-    /// The driver loads once for all lanes where an index comes from immediates
-    /// (`shaders/uniform.wgsl`), and offers them.
-    pub uniform_loads: bool,
-    /// Kernels access storage by 64 bits ([`crate::kernel::widen`]): a software driver
-    /// that offers such integers.
-    pub wide_accesses: bool,
-    /// The driver compiles a kernel when it is first launched, one at a time, not when
-    /// the pipeline is made: llvmpipe.
-    pub compiles_at_launch: bool,
-    /// Cooperative matrices of halves, where the device has what their kernels need.
-    pub coop: Option<Coop>,
-    /// Reductions begin within subgroups (`shaders/subgroup.wgsl`): a GPU that offers
-    /// them. To software drivers they are nothing but loops.
-    pub subgroups: bool,
-    /// Largest bytes of one storage binding.
-    pub max_binding: u64,
-    /// Largest bytes of one buffer.
-    pub max_buffer: u64,
-    /// Required alignment of storage binding offsets in bytes.
-    pub storage_alignment: u64,
-    /// Workgroups per dispatch dimension.
-    pub max_groups: u32,
-    /// Variants that were measured to be the fastest. Nobody but who opened the
-    /// device puts them here, see [`crate::tuning`].
-    pub tuning: Option<Arc<Tuning>>,
-}
-
-impl Default for Caps {
-    /// The limits that every WebGPU device has.
-    fn default() -> Self {
-        let l = wgpu::Limits::default();
-        Caps {
-            software: false,
-            uniform_loads: false,
-            wide_accesses: false,
-            compiles_at_launch: false,
-            coop: None,
-            subgroups: false,
-            max_binding: l.max_storage_buffer_binding_size,
-            max_buffer: l.max_buffer_size,
-            storage_alignment: 256,
-            max_groups: l.max_compute_workgroups_per_dimension,
-            tuning: None,
-        }
-    }
-}
 
 /// An open device and its queue.
 pub struct Gpu {
@@ -124,7 +72,7 @@ impl Gpu {
         let wanted = if uniform_loads { wanted | wgpu::Features::IMMEDIATES } else { wanted };
         let software = summary.kind == "software";
         let wanted = if software { wanted | wgpu::Features::SHADER_INT64 } else { wanted };
-        let coop = Coop::of(&adapter);
+        let coop = coop::offered(&adapter);
         let wanted = if coop.is_some() { wanted | coop::FEATURES } else { wanted };
         let limits = wgpu::Limits {
             max_immediate_size: if uniform_loads { digits } else { 0 },
@@ -165,6 +113,7 @@ impl Gpu {
             storage_alignment: 256,
             max_groups: limits.max_compute_workgroups_per_dimension,
             tuning: None,
+            forced: Forced::default(),
         };
         Ok(Gpu { adapter, device, queue, summary, caps, fault })
     }
@@ -195,4 +144,17 @@ impl Gpu {
 fn note(slot: &Mutex<Option<String>>, message: String) {
     let mut slot = slot.lock().unwrap_or_else(|e| e.into_inner());
     slot.get_or_insert(message);
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::caps::Caps;
+
+    #[test]
+    fn default_capabilities_are_what_every_webgpu_device_has() {
+        let (caps, limits) = (Caps::default(), wgpu::Limits::default());
+        assert_eq!(caps.max_binding, limits.max_storage_buffer_binding_size);
+        assert_eq!(caps.max_buffer, limits.max_buffer_size);
+        assert_eq!(caps.max_groups, limits.max_compute_workgroups_per_dimension);
+    }
 }

@@ -1,7 +1,7 @@
 //! Buffers, uploads and downloads, with out-of-memory as a value.
 
 use super::Gpu;
-use crate::runtime::Ticket;
+use crate::caps::human_bytes;
 use crate::{Error, Result};
 use std::time::Duration;
 
@@ -12,6 +12,10 @@ const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
 
 /// A wait longer than this means a hung driver, not a slow kernel.
 const WAIT_LIMIT: Duration = Duration::from_secs(600);
+
+/// Names submitted work, to wait for it; see [`Gpu::wait_for`].
+#[derive(Debug, Clone)]
+pub struct Ticket(pub(crate) Option<wgpu::SubmissionIndex>);
 
 impl Gpu {
     /// A zeroed storage buffer of at least `bytes`.
@@ -119,16 +123,4 @@ impl Gpu {
             Error::Device(format!("{}: waiting for the device: {e}", self.summary.name))
         })
     }
-}
-
-/// "1.50 GiB", for messages.
-pub fn human_bytes(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", units[unit]) }
 }

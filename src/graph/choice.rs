@@ -2,13 +2,13 @@
 //!
 //! An op that has several correct ways to run a shape names them and says which
 //! of them its own rule would take ([`super::Lower::choose`]). A forced variant
-//! comes first ([`super::Lower::force`], or the environment variable
-//! `DEMIST_VARIANT="conv2d=tile4x8,attention=rows2x1"`), then a [`Tuning`] table,
-//! then the rule. What was decided, and why, stays in [`super::Plan::choices`].
+//! comes first ([`super::Lower::force`], or [`crate::caps::Caps::forced`]), then a
+//! [`Tuning`] table, then the rule. What was decided, and why, stays in [`super::Plan::choices`].
 
-use crate::tuning::Tuning;
+use crate::caps::Caps;
+use crate::tuning::{Forced, Tuning};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The choices that can be forced and tuned, by the name of the kernel that they
@@ -32,9 +32,6 @@ pub const CHOICES: [&str; 17] = [
     "group_norm_stats",
     "group_norm_sums",
 ];
-
-/// Variants to force: "choice=candidate", separated by commas.
-const VARIABLE: &str = "DEMIST_VARIANT";
 
 /// Who decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +93,7 @@ pub fn bucket(size: usize) -> usize {
 /// The state of a lowering's choices.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Chooser {
-    forced: BTreeMap<String, String>,
+    forced: Forced,
     tuning: Option<Arc<Tuning>>,
     choices: Vec<Choice>,
     /// Choices are being considered only.
@@ -106,25 +103,13 @@ pub(super) struct Chooser {
 }
 
 impl Chooser {
-    /// Prefers what `tuning` says, and forces what the environment asks for.
-    pub fn from_env(tuning: Option<Arc<Tuning>>) -> Self {
-        let mut chooser = Chooser { tuning, ..Self::default() };
-        if let Ok(text) = std::env::var(VARIABLE) {
-            chooser.force_all(&text);
+    /// Follows what the capabilities of a device say: their tuning, and what they force.
+    pub fn of(caps: &Caps) -> Self {
+        let mut chooser = Chooser { tuning: caps.tuning.clone(), ..Self::default() };
+        for (choice, candidate) in caps.forced.iter() {
+            chooser.force(choice, candidate);
         }
         chooser
-    }
-
-    fn force_all(&mut self, text: &str) {
-        for entry in text.split(',').map(str::trim).filter(|e| !e.is_empty()) {
-            match entry.split_once('=') {
-                Some((op, candidate)) => self.force(op.trim(), candidate.trim()),
-                None => {
-                    let detail = format!("{VARIABLE}: `{entry}` is no choice=variant");
-                    self.fault.get_or_insert(detail);
-                }
-            }
-        }
     }
 
     pub fn force(&mut self, op: &str, candidate: &str) {
@@ -132,7 +117,7 @@ impl Chooser {
             let detail = format!("variant: `{op}` is no choice; there are {}", CHOICES.join(", "));
             self.fault.get_or_insert(detail);
         }
-        self.forced.insert(op.into(), candidate.into());
+        self.forced.set(op, candidate);
     }
 
     pub fn tune(&mut self, tuning: Arc<Tuning>) {
@@ -140,7 +125,7 @@ impl Chooser {
     }
 
     pub fn is_forced(&self, op: &str) -> bool {
-        self.forced.contains_key(op)
+        self.forced.get(op).is_some()
     }
 
     pub fn choose(
@@ -159,7 +144,7 @@ impl Chooser {
             return same.chosen;
         }
         let find = |name: &str| candidates.iter().position(|c| *c == name);
-        let forced = self.forced.get(op).and_then(|name| find(name));
+        let forced = self.forced.get(op).and_then(find);
         let tuned = || self.tuning.as_ref()?.get(op, shape).and_then(find);
         let (chosen, why) = match forced {
             Some(i) => (i, Why::Forced),
@@ -187,10 +172,10 @@ impl Chooser {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        for (op, name) in &self.forced {
+        for (op, name) in self.forced.iter() {
             let mine = || self.choices.iter().filter(|c| c.op == op);
             let known: BTreeSet<&str> = mine().flat_map(|c| c.candidates.clone()).collect();
-            if !known.is_empty() && !known.contains(name.as_str()) {
+            if !known.is_empty() && !known.contains(name) {
                 let known: Vec<&str> = known.into_iter().collect();
                 return Err(format!(
                     "variant: {op} has no `{name}` here; there are {}",

@@ -2,7 +2,7 @@
 
 use super::choice::Chooser;
 use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
-use crate::gpu::Caps;
+use crate::caps::Caps;
 use crate::kernel::{Access, Binding, Kernel};
 use crate::tuning::Tuning;
 use crate::{Error, Result};
@@ -74,15 +74,15 @@ pub struct Lower<'g> {
 const PREPARED_BYTES: u64 = 256 << 20;
 
 impl<'g> Lower<'g> {
-    /// Starts with the graph's own tensors. Variants are taken as `caps` are tuned;
-    /// those that the environment variable `DEMIST_VARIANT` names are forced.
+    /// Starts with the graph's own tensors. Variants are taken as `caps`
+    /// force them or are tuned.
     pub fn new(graph: &'g Graph, caps: &Caps) -> Self {
         Lower {
             graph,
             caps: caps.clone(),
             tensors: graph.tensors.clone(),
             dispatches: Vec::new(),
-            chooser: Chooser::from_env(caps.tuning.clone()),
+            chooser: Chooser::of(caps),
             grads: HashMap::new(),
             recomputed: HashMap::new(),
             requires_grad: HashSet::new(),

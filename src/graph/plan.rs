@@ -3,7 +3,7 @@
 use super::choice::Choice;
 use super::in_place::work_in_place;
 use super::{Graph, Lower, ParamLayout, Slots, Storage, TensorId, TensorInfo, assign_slots};
-use crate::gpu::{Caps, human_bytes};
+use crate::caps::{Caps, human_bytes};
 use crate::kernel::{Access, Kernel};
 use crate::{Error, Result};
 use std::collections::HashSet;

@@ -45,7 +45,9 @@ pub use cast::{cast, pack_weights};
 pub use concat::concat;
 pub use conv2d::{Conv2d, conv2d};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
-pub use denoise::{DENOISE_COEFS, DenoiseInputs, denoise, denoise_coefs};
+pub use denoise::{
+    DENOISE_COEFS, DenoiseInputs, UPDATE_DDIM, UPDATE_DDPM, Update, denoise, denoise_coefs,
+};
 pub use dropout::dropout;
 pub use ema::ema;
 pub use gaussian::gaussian;
@@ -65,7 +67,7 @@ pub use resample::{downsample2, upsample2};
 pub use resize::{resize_area, resize_bilinear};
 pub use silu::silu;
 pub use timestep_embedding::timestep_embedding;
-pub use vlb::{VlbOptions, likelihood_terms, vlb};
+pub use vlb::{VLB_COEFS, VlbOptions, likelihood_terms, vlb};
 
 use crate::graph::{Launch, Lower, TensorId};
 use crate::kernel::Kernel;

@@ -14,7 +14,7 @@
 use super::conv2d::{self, BACKWARD_X, FORWARD, Geometry};
 use super::conv2d_split;
 use super::gemm::{Params, Shape, SplitParams};
-use crate::gpu::Coop;
+use crate::caps::Coop;
 use crate::graph::{Launch, Lower, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Result, params};

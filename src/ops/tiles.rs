@@ -6,7 +6,7 @@
 //! same rows. In the uniform ones a workgroup has one tile of columns and its
 //! lanes are rows, so that all lanes load the same weights at once
 //! (`shaders/uniform.wgsl`); they are for drivers that gain by it
-//! ([`crate::gpu::Caps::uniform_loads`]).
+//! ([`crate::caps::Caps::uniform_loads`]).
 
 use super::staged::Block;
 use super::{GROUP, groups};

@@ -43,10 +43,12 @@
 use super::blocks::{Blocks, expect};
 use super::gaussian::no_gradient;
 use super::sum_rows;
-use crate::diffusion::{MeanType, VLB_COEFS, VarType};
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Result, params};
+
+/// Coefficients of one image's term of the variational bound.
+pub const VLB_COEFS: usize = 8;
 
 params! {
     struct Params {
@@ -103,11 +105,10 @@ const BLOCKS_PER_SPLIT: u32 = 4096;
 /// What the network predicts and how the bound is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VlbOptions {
-    /// What the first channels predict.
-    pub mean_type: MeanType,
-    /// Whether further channels predict the variance; the coefficients must be
-    /// made for the same type.
-    pub var_type: VarType,
+    /// Whether the first channels predict the clean image; the noise otherwise.
+    pub predicts_x0: bool,
+    /// Whether further channels predict the variance, as the coefficients say.
+    pub learned: bool,
     /// Whether the image channels get a gradient.
     pub mean_gradient: bool,
     /// Whether the predicted image is clamped to [-1, 1].
@@ -133,7 +134,7 @@ fn checked(
 ) -> Result<(Blocks, [usize; 4])> {
     let shape = g.dims::<4>(op, x0)?;
     let [n, h, w, c] = shape;
-    let wide = if options.var_type.is_learned() { 2 * c } else { c };
+    let wide = if options.learned { 2 * c } else { c };
     expect(g, op, "x0", x0, DType::F32, &shape)?;
     expect(g, op, "x_t", x_t, DType::F32, &shape)?;
     expect(g, op, "out", out, DType::F32, &[n, h, w, wide])?;
@@ -187,16 +188,12 @@ pub fn likelihood_terms(
 }
 
 impl Vlb {
-    fn learned(&self) -> bool {
-        self.options.var_type.is_learned()
-    }
-
     fn wide(&self) -> u32 {
-        if self.learned() { 2 * self.c } else { self.c }
+        if self.options.learned { 2 * self.c } else { self.c }
     }
 
     fn predicts_x0(&self) -> u32 {
-        (self.options.mean_type == MeanType::XStart).into()
+        self.options.predicts_x0.into()
     }
 }
 
@@ -227,8 +224,13 @@ impl Op for Vlb {
         let i = &node.inputs;
         lower.launch(Launch {
             kernel: &VLB,
-            defines: &[self.blocks.vec(), self.learned(), self.likelihood, lower.caps.subgroups]
-                .map(i64::from),
+            defines: &[
+                self.blocks.vec(),
+                self.options.learned,
+                self.likelihood,
+                lower.caps.subgroups,
+            ]
+            .map(i64::from),
             params: bytemuck::bytes_of(&p),
             bindings: &[
                 Some(i[0]),
@@ -251,7 +253,7 @@ impl Op for Vlb {
         if self.likelihood {
             return Err(no_gradient("likelihood_terms"));
         }
-        if !self.learned() && !self.options.mean_gradient {
+        if !self.options.learned && !self.options.mean_gradient {
             return Ok(());
         }
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
@@ -271,7 +273,7 @@ impl Op for Vlb {
         let i = &node.inputs;
         lower.launch(Launch {
             kernel: &VLB_BACKWARD,
-            defines: &[self.blocks.vec(), self.learned(), acc].map(i64::from),
+            defines: &[self.blocks.vec(), self.options.learned, acc].map(i64::from),
             params: bytemuck::bytes_of(&p),
             bindings: &[Some(i[0]), Some(i[1]), Some(i[2]), Some(i[3]), Some(dy), Some(dout)],
             groups: self.blocks.groups(),

@@ -7,7 +7,7 @@
 use std::io::{BufReader, Cursor};
 use std::path::Path;
 
-use super::atomic;
+use crate::files::atomic;
 use crate::{Error, Result};
 
 /// Model range [-1, 1] to bytes: `round(clamp((x + 1) * 127.5, 0, 255))`. NaN becomes 0.

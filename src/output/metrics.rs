@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::atomic;
+use crate::files::atomic;
 use crate::{Error, Result};
 
 /// Appends rows to a metrics file.

@@ -1,10 +1,9 @@
 //! Everything the program writes for people and other programs: PNG images,
 //! labelled grids, loss plots, metrics.csv and NumPy archives.
 //!
-//! Every file goes through [`atomic`], so a reader never meets a half-written
+//! Every file goes through [`crate::files::atomic`], so a reader never meets a half-written
 //! one. Nothing here touches the GPU.
 
-pub mod atomic;
 mod axis;
 pub mod bars;
 mod canvas;
@@ -13,7 +12,6 @@ pub mod image;
 pub mod metrics;
 pub mod npz;
 pub mod plot;
-pub mod stamp;
 mod text;
 
 pub use canvas::Canvas;

@@ -11,7 +11,7 @@ use npyz::zip::write::FileOptions;
 use npyz::zip::{CompressionMethod, DateTime, ZipWriter};
 use npyz::{AutoSerialize, NpyFile, Order, WriterBuilder};
 
-use super::atomic;
+use crate::files::atomic;
 use crate::{Error, Result};
 
 /// Images with optional class labels.

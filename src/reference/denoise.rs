@@ -2,7 +2,7 @@
 //! the fields of [`Update`] describe it, with every optional operand.
 
 use super::{Real, expect_len};
-use crate::diffusion::{UPDATE_DDIM, Update};
+use crate::ops::{UPDATE_DDIM, Update};
 
 const OP: &str = "denoise";
 
@@ -117,7 +117,7 @@ pub fn apply_update(update: &Update, element: &Element) -> (f64, f64) {
 mod tests {
     use super::super::{max_abs_error, test_values};
     use super::*;
-    use crate::diffusion::UPDATE_DDPM;
+    use crate::ops::UPDATE_DDPM;
 
     // Not of any real schedule: chosen so that the results are exact.
     const UPDATE: Update = Update {

@@ -11,7 +11,7 @@ pub use pipelines::{Compiling, Pipelines};
 pub use state::FlatBuffers;
 pub use timing::{Clock, Span};
 
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Ticket};
 use crate::graph::{DType, FlatKind, Plan, Storage, TensorId};
 use crate::kernel::DIGITS;
 use crate::{Error, Result};
@@ -47,10 +47,6 @@ impl Default for CompileOptions<'_> {
         CompileOptions { weights: FlatKind::Weights, share: None, bound: &[], poison: false }
     }
 }
-
-/// Names submitted work, to wait for it; see [`Gpu::wait_for`].
-#[derive(Debug, Clone)]
-pub struct Ticket(pub(crate) Option<wgpu::SubmissionIndex>);
 
 /// An open device with its pipelines: what everything that runs needs.
 #[derive(Clone, Copy)]

@@ -4,8 +4,8 @@
 //! to them alone. They are kept compressed: the checksum of gzip tells a damaged file,
 //! which is left aside as one of another driver is.
 
+use crate::files::atomic;
 use crate::gpu::Gpu;
-use crate::output::atomic;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,14 +1,14 @@
 //! Evaluation: the training losses of a fixed set of images under fixed noise
 //! and timesteps, so that two evaluations can be compared.
 
-use super::TrainConfig;
 use super::step::{Feed, MicroBatch, QUARTILES, TermSum, lower_sums, take_sums};
 use super::wiring::{Noise, Wiring, wire};
+use crate::caps::Caps;
 use crate::data::{Augment, Dataset};
 use crate::diffusion::DiffusionConfig;
-use crate::gpu::Caps;
 use crate::graph::{FlatKind, Graph, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, TensorId};
 use crate::model::ModelConfig;
+use crate::recipe::TrainConfig;
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use crate::{Result, rng};
 

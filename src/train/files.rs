@@ -3,9 +3,9 @@
 use super::TrainStep;
 use super::step::state_kinds;
 use crate::checkpoint::{NetworkInfo, Progress, Tensor, TensorFile, read_network, write_network};
+use crate::checkpoint::{parameters, parameters_to_tensors};
 use crate::diffusion::LossSecondMoment;
 use crate::graph::FlatKind;
-use crate::model::{parameters, parameters_to_tensors};
 use crate::ops::LossScale;
 use crate::runtime::Context;
 use crate::{Error, Result};

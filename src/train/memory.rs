@@ -1,11 +1,12 @@
 //! Fitting a training step into a memory budget: which levels of the network
 //! are computed twice instead of kept.
 
-use super::{TrainConfig, plan_step};
+use super::plan_step;
+use crate::caps::{Caps, human_bytes};
 use crate::diffusion::DiffusionConfig;
-use crate::gpu::{Caps, human_bytes};
 use crate::graph::PlanReport;
 use crate::model::ModelConfig;
+use crate::recipe::TrainConfig;
 use crate::{Error, Result};
 
 /// What a training step needs.

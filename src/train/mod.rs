@@ -1,7 +1,6 @@
 //! Training: the device side of a step ([`TrainStep`]), evaluation, the
 //! options, and the run with its files.
 
-mod config;
 mod evaluate;
 mod events;
 mod files;
@@ -11,7 +10,6 @@ mod run;
 mod step;
 mod wiring;
 
-pub use config::TrainConfig;
 pub use evaluate::{Evaluation, Evaluator, evaluation_params, spread};
 pub use events::{Event, RunOptions, StopFlag, TrainOutcome};
 pub use files::state_prefix;

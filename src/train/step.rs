@@ -7,16 +7,17 @@
 //! 1 / batch_size, so the sum is the mean over the batch. One more program
 //! clips, applies AdamW and moves the averages.
 
-use super::TrainConfig;
 use super::wiring::{Inputs, Noise, Term, Wiring, vb_scale, wire};
+use crate::caps::Caps;
 use crate::diffusion::{DiffusionConfig, QSampleCoefs, SpacedSchedule, Tables, check_labels};
-use crate::gpu::Caps;
+use crate::gpu::Ticket;
 use crate::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, PlanReport, TensorId,
 };
 use crate::model::ModelConfig;
 use crate::ops::{self, AdamW, LossScale, OptimizerTensors};
-use crate::runtime::{CompileOptions, Context, FlatBuffers, Program, Ticket};
+use crate::recipe::TrainConfig;
+use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use crate::{Error, Result, rng};
 
 /// Quarters of the timesteps that losses are kept apart for.

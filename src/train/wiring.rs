@@ -10,12 +10,12 @@
 //! / d term: importance weights, the scale of the variational bound and the
 //! division by the batch size all lie in them.
 
-use super::TrainConfig;
 use crate::Result;
-use crate::diffusion::{DiffusionConfig, LossType, MeanType, VLB_COEFS};
+use crate::diffusion::{DiffusionConfig, LossType, MeanType};
 use crate::graph::{DType, Graph, TensorId};
 use crate::model::{EncoderConfig, ModelConfig, UNetConfig, UNetInputs, build, build_encoder};
-use crate::ops::{self, VlbOptions};
+use crate::ops::{self, VLB_COEFS};
+use crate::recipe::TrainConfig;
 
 /// Where the noise of a training image comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,12 +151,7 @@ fn diffusion_terms(
         let n = g.shape(given.t)[0];
         let coefs = g.input("bound coefficients", &[n, VLB_COEFS], DType::F32);
         let weights = g.input("bound weights", &[n], DType::F32);
-        let options = VlbOptions {
-            mean_type: diffusion.mean_type,
-            var_type: diffusion.var_type,
-            mean_gradient: vb_only,
-            clip: false,
-        };
+        let options = diffusion.vlb_options(vb_only, false);
         let vb = ops::vlb(g, out, x0, x_t, coefs, options)?;
         (inputs.vlb, inputs.vb_weights) = (Some(coefs), Some(weights));
         terms.push(Term { name: "vb", values: vb, weights, trained: true });

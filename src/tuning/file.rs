@@ -1,7 +1,7 @@
 //! A tuning in a file: JSON, with a header that says what it is good for.
 
 use super::{DeviceKey, Tuning};
-use crate::output::{atomic, stamp};
+use crate::files::{atomic, stamp};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;

@@ -4,13 +4,15 @@
 //! A [`Tuning`] is a table that a lowering looks up. `demist tune` measures one
 //! ([`crate::bench::Subject`]) and keeps it in a [`TuningFile`] of the user's
 //! [`Cache`] folder, one for each [`DeviceKey`]. The library reads no such file by
-//! itself: who opens a device puts the table into [`crate::gpu::Caps::tuning`], as
+//! itself: who opens a device puts the table into [`crate::caps::Caps::tuning`], as
 //! the commands do. So tests run by the rules, whatever their user has tuned.
 
 mod cache;
 mod file;
+mod forced;
 mod table;
 
 pub use cache::{Cache, DeviceKey};
 pub use file::TuningFile;
+pub use forced::Forced;
 pub use table::{Tuning, shape_name};

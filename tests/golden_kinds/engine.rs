@@ -8,8 +8,10 @@ use demist::diffusion::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarT
 use demist::gpu::Gpu;
 use demist::graph::{DType, FlatKind, Graph, Lower, ParamInfo, Plan, PlanOptions};
 use demist::model::{ModelConfig, UNetConfig, UNetInputs, build};
+use demist::recipe::TrainConfig;
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
-use demist::train::{MicroBatch, Noise, TrainConfig, TrainStep};
+use demist::train::{MicroBatch, Noise, TrainStep};
+use demist::tuning::Forced;
 use serde_json::Value;
 
 use crate::common::{self, nchw_to_nhwc, nhwc_to_nchw};
@@ -22,7 +24,9 @@ pub type Outputs = Result<BTreeMap<String, Vec<f32>>, String>;
 pub fn context() -> Context<'static> {
     static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
     let (gpu, pipelines) = DEVICE.get_or_init(|| {
-        let gpu = Gpu::open(std::env::var("DEMIST_DEVICE").ok().as_deref()).expect("a GPU adapter");
+        let name = std::env::var("DEMIST_DEVICE").ok();
+        let mut gpu = Gpu::open(name.as_deref()).expect("a GPU adapter");
+        gpu.caps.forced = Forced::from_env().expect("variants to force");
         (gpu, Pipelines::new())
     });
     Context { gpu, pipelines }

@@ -11,12 +11,14 @@
 //! the rounding of results.
 #![allow(dead_code)]
 
-use demist::gpu::{Caps, Gpu};
+use demist::caps::Caps;
+use demist::gpu::Gpu;
 use demist::graph::{
     DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
 };
 use demist::ops;
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
+
 use std::sync::OnceLock;
 
 /// The device of the whole test binary; without one the tests fail.
@@ -58,6 +60,7 @@ fn as_a_gpu(caps: &mut Caps) {
 fn open(edit: impl Fn(&mut Caps)) -> (Gpu, Pipelines) {
     let selector = std::env::var("DEMIST_DEVICE").ok();
     let mut gpu = Gpu::open(selector.as_deref()).expect("a GPU adapter");
+    gpu.caps.forced = demist::tuning::Forced::from_env().expect("variants to force");
     edit(&mut gpu.caps);
     (gpu, Pipelines::new())
 }

@@ -11,8 +11,9 @@ use demist::diffusion::{DiffusionConfig, NoiseSchedule};
 use demist::graph::{FlatKind, ParamInfo, Plan};
 use demist::model::{EncoderConfig, ModelConfig, Pool, UNetConfig, default_encoder, default_model};
 use demist::output::image::save_png;
+use demist::recipe::TrainConfig;
 use demist::runtime::{Context, FlatBuffers};
-use demist::train::{RunOptions, TrainConfig};
+use demist::train::RunOptions;
 use std::path::Path;
 use std::sync::Arc;
 

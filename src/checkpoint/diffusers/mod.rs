@@ -22,8 +22,8 @@ use self::options::{Options, read_config, read_scheduler, their_config, their_sc
 use super::import::default_diffusion;
 use super::{Storage, Tensor, TensorFile, read_tensors};
 use crate::diffusion::DiffusionConfig;
+use crate::files::atomic;
 use crate::model::{Hints, UNetConfig};
-use crate::output::atomic;
 use crate::{Error, Result};
 
 /// Longest configuration that is read.
