@@ -9,8 +9,8 @@ use common::rel_err;
 use demist::checkpoint::parameters;
 use demist::checkpoint::read_network;
 use demist::diffusion::{
-    DiffusionConfig, Guide, GuideGraph, ImageSampler, LossType, NoiseSchedule, SampleJob,
-    SampleOptions, Sampler, SamplingGraph, SamplingNeeds, SpacedSchedule, VarType,
+    DiffusionConfig, Guide, GuideGraph, LossType, NoiseSchedule, SampleJob, SampleOptions, Sampler,
+    SamplingGraph, SamplingLoop, SamplingNeeds, SpacedSchedule, VarType,
 };
 use demist::graph::{FlatKind, ParamInfo, TensorId};
 use demist::model::{EncoderConfig, ModelConfig, Pool, UNetConfig, initialise, model_params};
@@ -145,12 +145,12 @@ fn sampler(
     n: usize,
     weights: &dyn Fn(&[ParamInfo]) -> Vec<Vec<f32>>,
     needs: SamplingNeeds,
-) -> ImageSampler {
+) -> SamplingLoop {
     let wiring = SamplingGraph::new(model, n, needs).unwrap();
     let plan = wiring.plan(&context().gpu.caps).unwrap();
     let flat = upload(&plan, &wiring.graph.params, &weights(&wiring.graph.params));
     let guide = needs.guided.then(|| guide(&encoder(), diffusion, n));
-    ImageSampler::compile(context(), wiring, plan, diffusion, (&flat, FlatKind::Weights), guide)
+    SamplingLoop::compile(context(), wiring, plan, diffusion, (&flat, FlatKind::Weights), guide)
         .unwrap()
 }
 
@@ -169,7 +169,7 @@ fn options(sampler: Sampler, classifier_scale: f64) -> SampleOptions {
     }
 }
 
-fn draw(sampler: &ImageSampler, options: &SampleOptions, labels: &[u32], count: usize) -> Vec<f32> {
+fn draw(sampler: &SamplingLoop, options: &SampleOptions, labels: &[u32], count: usize) -> Vec<f32> {
     let job = SampleJob { first: 3, count, labels, ..Default::default() };
     sampler.sample(context(), options, &job, &mut |_| Ok(())).unwrap()
 }
@@ -287,7 +287,7 @@ fn a_classifier_must_fit_the_network() {
         let plan = wiring.plan(&context().gpu.caps).unwrap();
         let flat = upload(&plan, &wiring.graph.params, &initialise(&wiring.graph.params, 0));
         let weights = (&flat, FlatKind::Weights);
-        ImageSampler::compile(context(), wiring, plan, process, weights, guide)
+        SamplingLoop::compile(context(), wiring, plan, process, weights, guide)
             .map(|_| ())
             .map_err(|e| e.to_string())
     };

@@ -11,8 +11,8 @@ use demist::checkpoint::parameters;
 use demist::checkpoint::read_network;
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{
-    DiffusionConfig, ImageSampler, SampleJob, SampleOptions, SampleProgress, Sampler,
-    SamplingGraph, SamplingNeeds,
+    DiffusionConfig, SampleJob, SampleOptions, SampleProgress, Sampler, SamplingGraph,
+    SamplingLoop, SamplingNeeds,
 };
 use demist::graph::FlatKind;
 use demist::model::UNetConfig;
@@ -24,21 +24,21 @@ const DDIM: Sampler = Sampler::Ddim { eta: 0.0 };
 const STEPS: usize = 6;
 const BATCH: usize = 3;
 
-fn sampler(model: &UNetConfig, keep_x0: bool) -> ImageSampler {
+fn sampler(model: &UNetConfig, keep_x0: bool) -> SamplingLoop {
     let needs = SamplingNeeds { keep_x0, ..Default::default() };
     let wiring = SamplingGraph::new(model, BATCH, needs).unwrap();
     let plan = wiring.plan(&context().gpu.caps).unwrap();
     let params = &wiring.graph.params;
     let flat = upload(&plan, params, &dense(params, "jobs."));
     let weights = (&flat, FlatKind::Weights);
-    ImageSampler::compile(context(), wiring, plan, &short(STEPS), weights, None).unwrap()
+    SamplingLoop::compile(context(), wiring, plan, &short(STEPS), weights, None).unwrap()
 }
 
 fn options(sampler: Sampler) -> SampleOptions {
     SampleOptions { sampler, seed: 21, ..Default::default() }
 }
 
-fn draw(sampler: &ImageSampler, kind: Sampler, job: &SampleJob) -> Vec<f32> {
+fn draw(sampler: &SamplingLoop, kind: Sampler, job: &SampleJob) -> Vec<f32> {
     sampler.sample(context(), &options(kind), job, &mut |_| Ok(())).unwrap()
 }
 
@@ -83,7 +83,7 @@ fn a_start_takes_the_place_of_the_first_noise() {
 
 /// Every report of a loop.
 fn reports(
-    sampler: &ImageSampler,
+    sampler: &SamplingLoop,
     kind: Sampler,
     job: &SampleJob,
 ) -> (Vec<SampleProgress>, Vec<f32>) {
@@ -136,7 +136,7 @@ fn operands_that_do_not_fit_are_errors() {
     let labels = [0, 1];
     let good = SampleJob { count: 2, labels: &labels, ..Default::default() };
     let little = Some(&values[..2 * 4 * 4 * 3]);
-    let refused = |sampler: &ImageSampler, job: SampleJob, hint: &str| {
+    let refused = |sampler: &SamplingLoop, job: SampleJob, hint: &str| {
         let error = sampler.sample(context(), &options(DDIM), &job, &mut |_| Ok(())).unwrap_err();
         assert!(matches!(error, Error::Shape { .. }), "{error:?}");
         assert!(error.to_string().contains(hint), "{error}");
@@ -165,7 +165,7 @@ fn operands_that_do_not_fit_are_errors() {
 
 /// The shipped network, and faces that it has not seen.
 struct Faces {
-    sampler: ImageSampler,
+    sampler: SamplingLoop,
     images: Vec<f32>,
     labels: Vec<u32>,
 }
@@ -182,7 +182,7 @@ impl Faces {
         let process: &DiffusionConfig = &info.diffusion;
         let weights = (&flat, FlatKind::Weights);
         let sampler =
-            ImageSampler::compile(context(), wiring, plan, process, weights, None).unwrap();
+            SamplingLoop::compile(context(), wiring, plan, process, weights, None).unwrap();
         let faces =
             Dataset::open(&root.join("assets/faces16_test.png"), &DataOptions::default()).unwrap();
         let mut images = vec![0.0; count * faces.image_len()];

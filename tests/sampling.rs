@@ -6,8 +6,8 @@ mod harness;
 use common::rel_err;
 use demist::Error;
 use demist::diffusion::{
-    DiffusionConfig, ImageSampler, SampleJob, SampleOptions, SampleProgress, Sampler,
-    SamplingGraph, SamplingNeeds, SpacedSchedule,
+    DiffusionConfig, SampleJob, SampleOptions, SampleProgress, Sampler, SamplingGraph,
+    SamplingLoop, SamplingNeeds, SpacedSchedule,
 };
 use demist::graph::{FlatKind, ParamLayout};
 use demist::model::UNetConfig;
@@ -65,9 +65,9 @@ fn flat() -> FlatBuffers {
     flat
 }
 
-fn sampler_of(batch: usize, flat: &FlatBuffers, kind: FlatKind) -> ImageSampler {
+fn sampler_of(batch: usize, flat: &FlatBuffers, kind: FlatKind) -> SamplingLoop {
     let diffusion = DiffusionConfig::default();
-    ImageSampler::new(context(), &network(), &diffusion, batch, flat, kind).unwrap()
+    SamplingLoop::new(context(), &network(), &diffusion, batch, flat, kind).unwrap()
 }
 
 fn options(sampler: Sampler, seed: u64) -> SampleOptions {
@@ -77,7 +77,7 @@ fn options(sampler: Sampler, seed: u64) -> SampleOptions {
 const DDIM: Sampler = Sampler::Ddim { eta: 0.0 };
 
 /// Images number `first` and on, one for each label.
-fn draw(sampler: &ImageSampler, options: &SampleOptions, first: u64, labels: &[u32]) -> Vec<f32> {
+fn draw(sampler: &SamplingLoop, options: &SampleOptions, first: u64, labels: &[u32]) -> Vec<f32> {
     let job = SampleJob { first, count: labels.len(), labels, ..Default::default() };
     sampler.sample(context(), options, &job, &mut |_| Ok(())).unwrap()
 }

@@ -8,7 +8,7 @@ use demist::checkpoint::parameters;
 use demist::checkpoint::read_network;
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{
-    ImageSampler, SampleJob, SampleOptions, SamplingGraph, SamplingNeeds, VarType,
+    SampleJob, SampleOptions, SamplingGraph, SamplingLoop, SamplingNeeds, VarType,
 };
 use demist::graph::FlatKind;
 use demist::recipe::TrainConfig;
@@ -97,7 +97,7 @@ fn the_upsampler_beats_bilinear_interpolation() {
     let flat = FlatBuffers::new(gpu, &plan.params, &[FlatKind::Weights]).unwrap();
     flat.write(gpu, FlatKind::Weights, params, &parameters(params, &file, "").unwrap()).unwrap();
     let weights = (&flat, FlatKind::Weights);
-    let sampler = ImageSampler::compile(ctx, wiring, plan, &info.diffusion, weights, None).unwrap();
+    let sampler = SamplingLoop::compile(ctx, wiring, plan, &info.diffusion, weights, None).unwrap();
     let options = SampleOptions { respacing: "5".into(), ..Default::default() };
     let job = SampleJob { count, low_res: Some(&low_res), ..Default::default() };
     let drawn = sampler.sample(ctx, &options, &job, &mut |_| Ok(())).unwrap();
@@ -132,7 +132,7 @@ fn the_shipped_network_draws_its_classes() {
     let values = parameters(params, &file, "").unwrap();
     flat.write(gpu, FlatKind::Weights, params, &values).unwrap();
     let sampler =
-        ImageSampler::new(ctx, model, &info.diffusion, EACH, &flat, FlatKind::Weights).unwrap();
+        SamplingLoop::new(ctx, model, &info.diffusion, EACH, &flat, FlatKind::Weights).unwrap();
 
     let faces = Dataset::open(Path::new(FACES), &DataOptions::default()).unwrap();
     let len = faces.image_len();

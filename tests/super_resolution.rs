@@ -9,7 +9,7 @@ use common::rel_err;
 use demist::checkpoint::parameters;
 use demist::checkpoint::read_network;
 use demist::diffusion::{
-    DiffusionConfig, ImageSampler, SampleJob, SampleOptions, Sampler, SamplingGraph, SamplingNeeds,
+    DiffusionConfig, SampleJob, SampleOptions, Sampler, SamplingGraph, SamplingLoop, SamplingNeeds,
     SpacedSchedule,
 };
 use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
@@ -148,7 +148,7 @@ fn a_run_trains_evaluates_and_draws() {
     let params = &wiring.graph.params;
     let flat = upload(&plan, params, &parameters(params, &file, "").unwrap());
     let sampler =
-        ImageSampler::new(context(), model, &info.diffusion, 3, &flat, FlatKind::Weights).unwrap();
+        SamplingLoop::new(context(), model, &info.diffusion, 3, &flat, FlatKind::Weights).unwrap();
     let (images, labels) = batch(3);
     let low_res = shrink(&images, SMALL);
     let job =
@@ -162,13 +162,13 @@ fn a_run_trains_evaluates_and_draws() {
     assert!(bits(&alone) == bits(&drawn[..LEN]), "a padded batch changes an image");
 }
 
-fn sampler(needs: SamplingNeeds) -> ImageSampler {
+fn sampler(needs: SamplingNeeds) -> SamplingLoop {
     let wiring = SamplingGraph::new(&upsampler(), 3, needs).unwrap();
     let plan = wiring.plan(&context().gpu.caps).unwrap();
     let params = &wiring.graph.params;
     let flat = upload(&plan, params, &dense(params, "sr."));
     let weights = (&flat, FlatKind::Weights);
-    ImageSampler::compile(context(), wiring, plan, &short(6), weights, None).unwrap()
+    SamplingLoop::compile(context(), wiring, plan, &short(6), weights, None).unwrap()
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn an_image_follows_its_own_small_image() {
     let low_res = values(8, 3 * SMALL_LEN);
     let mut changed = low_res.clone();
     changed[SMALL_LEN..2 * SMALL_LEN].iter_mut().for_each(|v| *v = -*v);
-    let draw = |sampler: &ImageSampler, kind, guidance_weight, low_res: &[f32]| {
+    let draw = |sampler: &SamplingLoop, kind, guidance_weight, low_res: &[f32]| {
         let options = SampleOptions { sampler: kind, guidance_weight, ..Default::default() };
         let job = SampleJob {
             count: 3,

@@ -5,7 +5,7 @@ use demist::caps::Caps;
 use demist::checkpoint::parameters;
 use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
 use demist::diffusion::{
-    Guide, GuideGraph, ImageSampler, SampleJob, SampleOptions, SamplingGraph, SamplingNeeds,
+    Guide, GuideGraph, SampleJob, SampleOptions, SamplingGraph, SamplingLoop, SamplingNeeds,
     SpacedSchedule,
 };
 use demist::graph::{FlatKind, ParamInfo, Plan};
@@ -19,7 +19,7 @@ use std::path::Path;
 /// Weights on the device, compiled for sampling.
 pub struct Loaded {
     pub info: NetworkInfo,
-    pub sampler: ImageSampler,
+    pub sampler: SamplingLoop,
     /// Keep the weights alive that the programs are bound to.
     _flat: FlatBuffers,
     _guide: Option<FlatBuffers>,
@@ -93,7 +93,7 @@ pub fn load(
     let flat = upload(ctx, &plan, &wiring.graph.params, &values)?;
     let (guide, guide_flat) = guide.unzip();
     let weights = (&flat, FlatKind::Weights);
-    let sampler = ImageSampler::compile(ctx, wiring, plan, &info.diffusion, weights, guide)?;
+    let sampler = SamplingLoop::compile(ctx, wiring, plan, &info.diffusion, weights, guide)?;
     Ok(Loaded { info, sampler, _flat: flat, _guide: guide_flat })
 }
 

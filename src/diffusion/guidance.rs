@@ -134,7 +134,7 @@ impl Guide {
         Ok(())
     }
 
-    /// The image and the gradient, to be read and written by a sampler.
+    /// The image and the gradient, to be read and written by a sampling loop.
     pub(super) fn shared(&self) -> Result<[PinnedTensor; 2]> {
         Ok([self.program.pinned(self.wiring.x)?, self.program.pinned(self.gradient)?])
     }

@@ -27,7 +27,7 @@ pub use resample::{LossSecondMoment, ScheduleSampler};
 pub use respace::{SpacedSchedule, space_timesteps};
 pub(crate) use sampling::check_labels;
 pub use sampling::{
-    ImageSampler, SampleJob, SampleOptions, SampleProgress, SamplingGraph, SamplingNeeds,
+    SampleJob, SampleOptions, SampleProgress, SamplingGraph, SamplingLoop, SamplingNeeds,
 };
 pub use schedule::named_betas;
 pub use tables::{QSampleCoefs, Sampler, Tables, q_sample};

@@ -25,11 +25,11 @@ pub struct SampleOptions {
     pub clip: bool,
     /// Seed; an image depends on it and on the image's number alone.
     pub seed: u64,
-    /// Scale of a classifier's gradient, where the sampler has one.
+    /// Scale of a classifier's gradient, where the loop has one.
     pub classifier_scale: f64,
     /// Show a network that knows "no class" none; a classifier may still guide.
     pub unconditional: bool,
-    /// Weight w of classifier-free guidance where the sampler was made for it:
+    /// Weight w of classifier-free guidance where the loop was made for it:
     /// `uncond + w (cond - uncond)`, so 1 is the conditional prediction.
     pub guidance_weight: f64,
 }
@@ -171,7 +171,7 @@ impl SamplingGraph {
 pub struct SampleJob<'a> {
     /// Number of the first image.
     pub first: u64,
-    /// Images, at most the sampler's batch.
+    /// Images, at most the batch that the loop was compiled for.
     pub count: usize,
     /// The class of each for a conditional or classifier-guided network.
     pub labels: &'a [u32],
@@ -196,7 +196,7 @@ pub struct SampleProgress {
 }
 
 /// A network compiled for sampling batches of a fixed size.
-pub struct ImageSampler {
+pub struct SamplingLoop {
     wiring: SamplingGraph,
     program: Program,
     diffusion: DiffusionConfig,
@@ -204,7 +204,7 @@ pub struct ImageSampler {
     guide: Option<Guide>,
 }
 
-impl ImageSampler {
+impl SamplingLoop {
     /// Compiles for batches of `batch` images with the weights in `flat`'s
     /// `weights` buffers.
     ///
@@ -217,7 +217,7 @@ impl ImageSampler {
         batch: usize,
         flat: &FlatBuffers,
         weights: FlatKind,
-    ) -> Result<ImageSampler> {
+    ) -> Result<SamplingLoop> {
         let wiring = SamplingGraph::new(model, batch, SamplingNeeds::default())?;
         let plan = wiring.plan(&ctx.gpu.caps)?;
         Self::compile(ctx, wiring, plan, diffusion, (flat, weights), None)
@@ -236,7 +236,7 @@ impl ImageSampler {
         diffusion: &DiffusionConfig,
         (flat, weights): (&FlatBuffers, FlatKind),
         guide: Option<Guide>,
-    ) -> Result<ImageSampler> {
+    ) -> Result<SamplingLoop> {
         let [batch, size, _, channels] = wiring.graph.dims::<4>("sample", wiring.x)?;
         let mut bound = Vec::new();
         match (&guide, wiring.guidance) {
@@ -250,7 +250,7 @@ impl ImageSampler {
         }
         let options = CompileOptions { weights, bound: &bound, ..Default::default() };
         let program = Program::compile(ctx, plan, flat, options)?;
-        Ok(ImageSampler { wiring, program, diffusion: diffusion.clone(), batch, guide })
+        Ok(SamplingLoop { wiring, program, diffusion: diffusion.clone(), batch, guide })
     }
 
     /// Images drawn at once.

@@ -4,7 +4,7 @@
 use super::TrainStep;
 use crate::checkpoint::NetworkInfo;
 use crate::data::{Augment, Dataset};
-use crate::diffusion::{ImageSampler, SampleJob, SampleOptions};
+use crate::diffusion::{SampleJob, SampleOptions, SamplingLoop};
 use crate::graph::FlatKind;
 use crate::model::UNetConfig;
 use crate::output::{Grid, image::to_u8};
@@ -20,15 +20,15 @@ const STEPS: usize = 25;
 
 /// Draws grids while a network trains.
 pub(super) struct Preview {
-    sampler: ImageSampler,
+    sampling: SamplingLoop,
 }
 
 impl Preview {
     pub fn new(ctx: Context, step: &TrainStep, info: &NetworkInfo) -> Result<Preview> {
         let (model, flat) = (info.model.unet()?, step.flat());
-        let sampler =
-            ImageSampler::new(ctx, model, &info.diffusion, COLUMNS, flat, FlatKind::Ema(0))?;
-        Ok(Preview { sampler })
+        let sampling =
+            SamplingLoop::new(ctx, model, &info.diffusion, COLUMNS, flat, FlatKind::Ema(0))?;
+        Ok(Preview { sampling })
     }
 
     /// Draws and writes a grid; returns its path.
@@ -81,7 +81,12 @@ impl Preview {
                 if model.num_classes.is_some() { vec![row as u32; COLUMNS] } else { Vec::new() };
             let first = (row * COLUMNS) as u64;
             let job = SampleJob { first, count: COLUMNS, labels: &labels, ..Default::default() };
-            images.extend(self.sampler.sample(ctx, &Self::options(info), &job, &mut |_| Ok(()))?);
+            images.extend(self.sampling.sample(
+                ctx,
+                &Self::options(info),
+                &job,
+                &mut |_| Ok(()),
+            )?);
         }
         let classes = info.data.classes.iter().take(rows).cloned();
         Ok((images, if model.num_classes.is_some() { classes.collect() } else { Vec::new() }))
@@ -113,7 +118,7 @@ impl Preview {
             low_res: Some(&low_res),
             ..Default::default()
         };
-        let drawn = self.sampler.sample(ctx, &Self::options(info), &job, &mut |_| Ok(()))?;
+        let drawn = self.sampling.sample(ctx, &Self::options(info), &job, &mut |_| Ok(()))?;
         let given = enlarge(&low_res, [COLUMNS, small, small, channels], size);
         Ok([given, drawn, originals].concat())
     }
