@@ -24,5 +24,9 @@ pub mod runtime;
 pub mod train;
 pub mod tuning;
 
-pub use api::{AdapterSummary, Compiling, Device, DeviceOptions, OnCompiling, block_on};
+pub use api::{
+    AdapterSummary, Classes, Compiling, Device, DeviceOptions, DrawRequest, DrawStep, Drawn,
+    Generator, Image, ImageLikelihood, LikelihoodRequest, LikelihoodStep, Likelihoods, Network,
+    OnCompiling, Sampler, Watch, block_on, slerp,
+};
 pub use error::{Error, Result};

@@ -2,10 +2,21 @@
 //! knowing how the engine works. Everything here is re-exported at the crate's root.
 
 mod device;
+mod generator;
+mod images;
+mod likelihood;
+mod network;
+mod request;
 
+pub use crate::diffusion::{ImageLikelihood, Sampler, slerp};
 pub use crate::gpu::AdapterSummary;
 pub use crate::runtime::Compiling;
 pub use device::{Device, DeviceOptions, OnCompiling};
+pub use generator::{DrawStep, Generator, Watch};
+pub use images::{Drawn, Image};
+pub use likelihood::{LikelihoodRequest, LikelihoodStep, Likelihoods};
+pub use network::Network;
+pub use request::{Classes, DrawRequest};
 
 use std::future::Future;
 

@@ -23,7 +23,7 @@ pub mod tune;
 pub use device::DeviceArgs;
 use device::{keep_compiling, open_device, stop_flag};
 
-use demist::caps::{Caps, human_bytes};
+use demist::caps::Caps;
 use demist::gpu::Gpu;
 use demist::model::ModelConfig;
 use demist::train::StopFlag;
@@ -32,51 +32,14 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// Refuses a batch that no plan can hold, before anything counts its bytes.
+/// See [`ModelConfig::check_batch`].
 fn check_batch(caps: &Caps, model: &ModelConfig, batch: usize) -> Result<()> {
-    if batch == 0 {
-        return Err(Error::Config("a batch must hold at least 1 image".into()));
-    }
-    model.validate()?;
-    let (side, channels) = (model.image_size(), model.in_channels());
-    let needed = (batch as u64).saturating_mul((side * side * channels * 4) as u64);
-    if needed > caps.max_binding {
-        return Err(Error::Memory(format!(
-            "a batch of {batch} images of {side}x{side}x{channels} needs a binding of {}, \
-             the device allows {}; use a smaller batch",
-            human_bytes(needed),
-            human_bytes(caps.max_binding)
-        )));
-    }
-    // The backward walk is twice the forward one; 64 bits count to 1.8e19.
-    if 3.0 * model.work() * batch as f64 > 1e19 {
-        return Err(Error::Config(format!(
-            "a batch of {batch} images through this network is beyond any device; \
-             use a smaller batch"
-        )));
-    }
-    Ok(())
+    model.check_batch(batch, caps.max_binding)
 }
 
-/// Refuses a plan that needs more bytes than the memory of a
-/// software device. Other drivers refuse by themselves; there the system would
-/// end the program.
+/// See [`Gpu::check_room`].
 fn check_room(gpu: &Gpu, needed: u64) -> Result<()> {
-    match memory_available() {
-        Some(offered) if gpu.caps.software && needed > offered => Err(Error::Memory(format!(
-            "the plan needs {}, the machine has {} available; use a smaller batch",
-            human_bytes(needed),
-            human_bytes(offered)
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Bytes of main memory that can be used, where the system says so (Linux).
-fn memory_available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    gpu.check_room(needed)
 }
 
 /// A time limit given as a number of `unit` seconds.

@@ -11,6 +11,7 @@
 
 pub mod config;
 mod guidance;
+mod latents;
 mod likelihood;
 mod released;
 pub mod resample;
@@ -21,6 +22,7 @@ pub mod tables;
 
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
 pub use guidance::{Guide, GuideGraph};
+pub use latents::slerp;
 pub use likelihood::{ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob};
 pub use released::released_diffusion;
 pub use resample::{LossSecondMoment, ScheduleSampler};

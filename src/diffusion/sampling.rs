@@ -49,7 +49,7 @@ impl Default for SampleOptions {
 }
 
 /// What the graph of a denoising step is to hold.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SamplingNeeds {
     /// Take the noise from the host instead of drawing it.
     pub given_noise: bool,

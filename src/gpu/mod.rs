@@ -3,6 +3,7 @@
 
 mod adapters;
 mod coop;
+mod memory;
 mod transfer;
 
 pub use adapters::{AdapterSummary, list_adapters};

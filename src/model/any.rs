@@ -1,6 +1,7 @@
 //! What all networks have in common.
 
 use super::{EncoderConfig, ModelConfig, UNetConfig, UNetInputs, build, build_encoder};
+use crate::caps::human_bytes;
 use crate::graph::{DType, Graph, ParamInfo};
 use crate::{Error, Result};
 
@@ -55,6 +56,37 @@ impl ModelConfig {
             ModelConfig::UNet(m) => m.work(),
             ModelConfig::Encoder(m) => m.work(),
         }
+    }
+
+    /// Refuses a batch that no plan can hold, before anything counts its bytes;
+    /// `max_binding` is the device's largest binding in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a batch of none, or one beyond any device, [`Error::Memory`]
+    /// if its images are larger than a binding.
+    pub fn check_batch(&self, batch: usize, max_binding: u64) -> Result<()> {
+        if batch == 0 {
+            return Err(Error::Config("a batch must hold at least 1 image".into()));
+        }
+        self.validate()?;
+        let (side, channels) = (self.image_size(), self.in_channels());
+        let needed = (batch as u64).saturating_mul((side * side * channels * 4) as u64);
+        if needed > max_binding {
+            return Err(Error::Memory(format!(
+                "a batch of {batch} images of {side}x{side}x{channels} needs a binding of {}, \
+                 the device allows {}; use a smaller batch",
+                human_bytes(needed),
+                human_bytes(max_binding)
+            )));
+        }
+        // The backward walk is twice the forward one; 64 bits count to 1.8e19.
+        if 3.0 * self.work() * batch as f64 > 1e19 {
+            return Err(Error::Config(format!(
+                "a batch of {batch} images through this network is beyond any device; \
+                 use a smaller batch"
+            )));
+        }
+        Ok(())
     }
 
     /// The diffusion network.

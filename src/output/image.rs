@@ -20,6 +20,17 @@ pub fn from_u8(x: &[u8]) -> Vec<f32> {
     x.iter().map(|&v| f32::from(v) / 127.5 - 1.0).collect()
 }
 
+/// Mean of the squared differences between `a` and `b`, of equal length.
+pub fn mean_squared_error(a: &[f32], b: &[f32]) -> f64 {
+    let square = |(x, y): (&f32, &f32)| (f64::from(*x) - f64::from(*y)).powi(2);
+    a.iter().zip(b).map(square).sum::<f64>() / a.len().max(1) as f64
+}
+
+/// Peak signal-to-noise ratio of images in -1..=1, in dB over all of them.
+pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
+    10.0 * (4.0 / mean_squared_error(a, b).max(1e-12)).log10()
+}
+
 /// Writes `pixels` (HWC, `channels` 1 = grey or 3 = RGB) as a PNG file, with the
 /// `text` pairs as tEXt chunks (iTXt where a value goes beyond Latin-1).
 ///
@@ -128,4 +139,15 @@ fn check_text(key: &str, value: &str) -> Result<()> {
 
 fn encoding(e: png::EncodingError) -> Error {
     Error::Config(format!("PNG encoding: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn psnr_of_a_known_error() {
+        // A tenth of the range of 2: 20 dB.
+        assert!((psnr(&[0.0; 4], &[0.2; 4]) - 20.0).abs() < 1e-4);
+    }
 }
