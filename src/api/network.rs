@@ -1,6 +1,7 @@
 //! [`Network`]: the contents of a network file.
 
 use crate::checkpoint::{NetworkInfo, TensorFile, check_parameters, parameters, read_network};
+use crate::data::first_names;
 use crate::graph::ParamInfo;
 use crate::model::{EncoderConfig, UNetConfig, model_params};
 use crate::{Error, Result};
@@ -125,7 +126,7 @@ impl Network {
     pub(super) fn other_names(&self, other: &Network) -> Option<[String; 2]> {
         let [own, other] = [self, other].map(|n| &n.info().data.classes);
         let differ = !own.is_empty() && !other.is_empty() && own != other;
-        differ.then(|| [own, other].map(|names| shorten(names)))
+        differ.then(|| [own, other].map(|names| first_names(names)))
     }
 
     /// Whether both are the same in memory.
@@ -157,11 +158,4 @@ impl Network {
     pub(super) fn fault(&self, detail: impl Into<String>) -> Error {
         Error::file(self.name(), detail)
     }
-}
-
-/// The first class names, for a message.
-fn shorten(classes: &[String]) -> String {
-    let shown: Vec<&str> = classes.iter().take(8).map(String::as_str).collect();
-    let more = if classes.len() > 8 { ", ..." } else { "" };
-    format!("{}{more}", shown.join(", "))
 }

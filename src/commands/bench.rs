@@ -1,10 +1,10 @@
 //! `demist bench`: how fast the kernels and whole networks are on a device, beside
 //! what the device can do at best.
 
-use super::{DeviceArgs, bar, check_room};
+use super::shared::{DeviceArgs, bar, effort, print_choices};
 use demist::bench::{
-    Case, CaseResult, Ceilings, Comparison, Effort, Report, TimeKind, Variant, WORKLOADS, Workload,
-    compare, run_case,
+    Case, CaseResult, Ceilings, Comparison, Effort, Report, Variant, WORKLOADS, Workload, compare,
+    run_case,
 };
 use demist::caps::Caps;
 use demist::graph::{Choice, shape_name};
@@ -12,7 +12,6 @@ use demist::output::bars::{Bar, bar_chart};
 use demist::runtime::Context;
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -84,7 +83,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
                 say!("{}", row(wide, &result));
                 print_shares(&result);
                 if args.explain {
-                    choices.iter().filter(|c| c.times > 0).for_each(print_choice);
+                    print_choices(&choices);
                 }
                 report.cases.push(result);
                 Ok(())
@@ -107,17 +106,6 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
         say!("wrote {}", path.display());
     }
     Ok(())
-}
-
-/// How to measure each of several things.
-pub(super) fn effort(seconds: f64, cpu: bool, each: &str) -> Result<Effort> {
-    let impossible = || Error::Config(format!("{seconds} seconds a {each} are impossible"));
-    if seconds <= 0.0 || seconds > 3600.0 {
-        return Err(impossible());
-    }
-    let budget = Duration::try_from_secs_f64(seconds).map_err(|_| impossible())?;
-    let time = if cpu { TimeKind::Processor } else { TimeKind::Elapsed };
-    Ok(Effort { budget, time })
 }
 
 /// One case to measure.
@@ -145,7 +133,7 @@ impl Job {
         effort: Effort,
     ) -> Result<(CaseResult, Vec<Choice>)> {
         let plan = self.variant.plan(&self.case, &ctx.gpu.caps)?.plan;
-        check_room(ctx.gpu, self.case.bytes(&plan))?;
+        ctx.gpu.check_room(self.case.bytes(&plan))?;
         let result = run_case(ctx, self.workload, &self.case, &self.variant, ceilings, effort)?;
         Ok((result, plan.choices))
     }
@@ -263,20 +251,6 @@ fn print_shares(r: &CaseResult) {
     if !parts.is_empty() {
         say!("    {}", parts.join(", "));
     }
-}
-
-/// A line about a decision.
-pub(super) fn print_choice(c: &Choice) {
-    let others: Vec<&str> = c.candidates.iter().copied().filter(|n| *n != c.name()).collect();
-    say!(
-        "    {} of {}: {} ({}), {} times; other candidates: {}",
-        c.op,
-        shape_name(&c.shape),
-        c.name(),
-        c.why,
-        c.times,
-        if others.is_empty() { "none".into() } else { others.join(", ") }
-    );
 }
 
 fn draw(path: &Path, report: &Report) -> Result<()> {

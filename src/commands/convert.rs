@@ -1,7 +1,6 @@
 //! `demist import` and `demist export`: networks from and to other systems.
 
-use super::command_line;
-use super::info::{print_network, print_process};
+use super::shared::{command_line, print_network, print_process};
 use demist::checkpoint::{
     DataInfo, NetworkInfo, Progress, Storage, import as import_network, read_network,
     write_diffusers, write_network, write_reference,

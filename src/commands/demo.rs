@@ -2,8 +2,8 @@
 //! network, from a clone of the repository and nothing else.
 
 use super::sampling::{Draw, Want, draw_pixels, load};
-use super::train::{open_data, train_with_bar};
-use super::{DeviceArgs, command_line, open_device, time_limit};
+use super::shared::{DeviceArgs, command_line, open_data, open_device, time_limit};
+use super::train::train_with_bar;
 use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info, read_network};
 use demist::diffusion::{DiffusionConfig, LossType, SampleOptions, SpacedSchedule, VarType};
 use demist::model::{ModelConfig, UNetConfig};

@@ -2,15 +2,13 @@
 //! losses by quarter of the timesteps, a classifier's accuracy on noised and
 //! clean images, the gain of a super-resolution network over interpolation.
 
-use super::images::{GivenImages, read_images};
-use super::latents::psnr;
 use super::sampling::{Draw, Want, draw, load, values};
-use super::{DeviceArgs, bar, check_batch, open_device, stop_on_ctrl_c};
+use super::shared::{DeviceArgs, GivenImages, bar, open_device, read_images, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
 use demist::diffusion::{SampleOptions, SpacedSchedule};
 use demist::graph::FlatKind;
 use demist::model::ModelConfig;
-use demist::output::image::{from_u8, to_u8};
+use demist::output::image::{from_u8, psnr, to_u8};
 use demist::recipe::TrainConfig;
 use demist::reference::resize::{ResizeShape, area, bilinear};
 use demist::runtime::{Context, FlatBuffers};
@@ -96,7 +94,7 @@ impl Work<'_> {
             noised,
             ..info.training.clone()
         };
-        check_batch(&ctx.gpu.caps, &info.model, batch)?;
+        info.model.check_batch(batch, ctx.gpu.caps.max_binding)?;
         let (params, layout) =
             evaluation_params(&ctx.gpu.caps, &info.model, &info.diffusion, &config)?;
         let values = values(&params, &self.args.file, info, self.file)?;

@@ -1,9 +1,9 @@
 //! `demist info`: what a network is and what it needs, without allocating.
 
-use super::bench::print_choice;
-use super::options::parse_bytes;
 use super::sampling::boundless;
-use super::{DeviceArgs, check_batch, open_device};
+use super::shared::{
+    DeviceArgs, open_device, parse_bytes, print_choices, print_network, print_process,
+};
 use demist::Result;
 use demist::caps::{Caps, human_bytes};
 use demist::checkpoint::{NetworkInfo, read_info};
@@ -11,7 +11,7 @@ use demist::diffusion::{
     DiffusionConfig, GuideGraph, SamplingGraph, SamplingNeeds, released_diffusion,
 };
 use demist::graph::{Graph, Plan, PlanReport};
-use demist::model::{EncoderConfig, ModelConfig, UNetConfig, model_preset, preset_names};
+use demist::model::{ModelConfig, model_preset, preset_names};
 use demist::recipe::TrainConfig;
 use demist::train::{MemoryNeed, fit_memory, memory_need, plan_step};
 use demist::tuning::Forced;
@@ -54,7 +54,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     print_process(&model, &diffusion);
     // Only sizes matter here; a device may bind less, which its own plan then says.
     let caps = Caps { forced: Forced::from_env()?, ..boundless() };
-    check_batch(&caps, &model, args.batch)?;
+    model.check_batch(args.batch, caps.max_binding)?;
     let (graph, plan) = inference(&caps, &model, args)?;
     let parameters: usize = graph.params.iter().map(|p| p.len()).sum();
     say!("parameters  {parameters} in {} tensors", graph.params.len());
@@ -109,11 +109,11 @@ fn explain(
     let Caps { max_binding, max_buffer, .. } = boundless();
     let caps = Caps { max_binding, max_buffer, ..opened.caps().clone() };
     say!("variants of inference, batch {}", args.batch);
-    inference(&caps, model, args)?.1.choices.iter().filter(|c| c.times > 0).for_each(print_choice);
+    print_choices(&inference(&caps, model, args)?.1.choices);
     if trainable {
         say!("variants of training, batch {}", args.batch);
         let plan = plan_step(&caps, model, diffusion, &train_config(args))?;
-        plan.choices.iter().filter(|c| c.times > 0).for_each(print_choice);
+        print_choices(&plan.choices);
     }
     Ok(())
 }
@@ -205,83 +205,6 @@ fn print_file(path: &Path, info: &NetworkInfo) {
         t.lr,
         t.ema_rates.iter().map(f64::to_string).collect::<Vec<_>>().join(", "),
         t.seed
-    );
-}
-
-/// The network in a few lines.
-pub fn print_network(model: &ModelConfig) {
-    match model {
-        ModelConfig::UNet(m) => print_unet(m),
-        ModelConfig::Encoder(m) => print_encoder(m),
-    }
-}
-
-/// The process that a network was trained for.
-pub fn print_process(model: &ModelConfig, d: &DiffusionConfig) {
-    let what = match model {
-        ModelConfig::UNet(_) => format!(
-            ", predicts {:?}, variance {:?}, loss {:?}",
-            d.mean_type, d.var_type, d.loss_type
-        ),
-        ModelConfig::Encoder(_) => String::new(),
-    };
-    say!(
-        "diffusion   {} steps, {:?} schedule{what}{}",
-        d.diffusion_steps,
-        d.noise_schedule,
-        if d.rescale_timesteps { ", timesteps in thousandths" } else { "" }
-    );
-}
-
-fn print_unet(m: &UNetConfig) {
-    say!(
-        "network     {}x{} pixels, {} channels in, {} out, width {}, multipliers {:?}, {} residual blocks a level",
-        m.image_size,
-        m.image_size,
-        m.in_channels,
-        m.out_channels,
-        m.model_channels,
-        m.channel_mult,
-        m.num_res_blocks
-    );
-    let heads = m
-        .num_head_channels
-        .map_or(format!("{} heads", m.num_heads), |d| format!("{d} channels a head"));
-    say!(
-        "            attention at 1/{:?} of the size, {heads}, {}, {}, dropout {}",
-        m.attention_resolutions,
-        if m.use_scale_shift_norm { "adaptive group norm" } else { "added embedding" },
-        if m.resblock_updown { "residual resampling" } else { "plain resampling" },
-        m.dropout
-    );
-    if let Some(small) = m.small_size {
-        say!("            enlarges images of {small}x{small} pixels");
-    }
-    match m.num_classes {
-        Some(n) if m.null_class => {
-            say!("            conditional on {n} classes, or on none (classifier-free guidance)");
-        }
-        Some(n) => say!("            conditional on {n} classes"),
-        None => say!("            unconditional"),
-    }
-}
-
-fn print_encoder(m: &EncoderConfig) {
-    say!(
-        "classifier  {}x{} pixels, {} channels, {} classes, width {}, multipliers {:?}, {} residual blocks a level",
-        m.image_size,
-        m.image_size,
-        m.in_channels,
-        m.out_channels,
-        m.model_channels,
-        m.channel_mult,
-        m.num_res_blocks
-    );
-    say!(
-        "            attention at 1/{:?} of the size, {:?} pool, dropout {}",
-        m.attention_resolutions,
-        m.pool,
-        m.dropout
     );
 }
 

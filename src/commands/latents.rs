@@ -2,10 +2,11 @@
 //! al. 2021, section 4.3 and 5.3). Without added noise the sampler is a map from
 //! latents to images that can be followed backwards.
 
-use super::images::read_images;
-use super::sample::{OutputKind, check_count, prepare_output};
+use super::sample::check_count;
 use super::sampling::{Draw, Loaded, Want, draw, draws_from_noise, load};
-use super::{DeviceArgs, command_line, open_device, stop_on_ctrl_c};
+use super::shared::{
+    DeviceArgs, OutputKind, command_line, open_device, prepare_output, read_images, stop_on_ctrl_c,
+};
 use demist::checkpoint::{NetworkInfo, read_network};
 use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
 use demist::output::image::to_u8;

@@ -1,9 +1,9 @@
 //! `demist nll`: bits per dimension of a data set under a network.
 
-use super::images::read_images;
-use super::sample::{OutputKind, prepare_output};
 use super::sampling::{upload, values};
-use super::{DeviceArgs, bar, check_batch, open_device, stop_on_ctrl_c};
+use super::shared::{
+    DeviceArgs, OutputKind, bar, open_device, prepare_output, read_images, stop_on_ctrl_c,
+};
 use demist::checkpoint::{NetworkInfo, read_network};
 use demist::diffusion::{
     ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob, SpacedSchedule,
@@ -63,7 +63,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let stop = stop_on_ctrl_c()?;
     let opened = open_device(device)?;
     let (gpu, ctx) = (opened.gpu(), opened.context());
-    check_batch(&gpu.caps, &info.model, batch)?;
+    info.model.check_batch(batch, gpu.caps.max_binding)?;
     let plan = wiring.plan(&gpu.caps)?;
     let params = &wiring.graph.params;
     let flat = upload(ctx, &plan, params, &values(params, &args.file, &info, &file)?)?;

@@ -1,9 +1,8 @@
 //! Options that the training commands share, and what they make of a new run.
 
-use super::train::{open_data, shorten};
-use super::{command_line, time_limit};
+use super::shared::{command_line, open_data, parse_bytes, time_limit};
 use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info};
-use demist::data::Dataset;
+use demist::data::{Dataset, first_names};
 use demist::diffusion::{
     DiffusionConfig, LossType, MeanType, NoiseSchedule, ScheduleSampler, SpacedSchedule, VarType,
 };
@@ -136,26 +135,6 @@ pub struct RunArgs {
     /// Stop after this many minutes, saving.
     #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
     pub time_limit: Option<f64>,
-}
-
-/// A number of bytes with a unit: "6GiB", "500MB", "123456".
-pub fn parse_bytes(text: &str) -> std::result::Result<u64, String> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is no number of bytes"))?;
-    let unit = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kib" => 1024.0,
-        "m" | "mib" => 1024.0 * 1024.0,
-        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        other => return Err(format!("unknown unit {other:?}; write GiB, MiB, GB or MB")),
-    };
-    let bytes = number * unit;
-    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err("out of range".into()) }
 }
 
 impl DiffusionArgs {
@@ -308,8 +287,8 @@ pub fn open_validation(
     if let Some(classes) = classes.filter(|c| *c != set.classes()) {
         return Err(Error::Config(format!(
             "the validation set has the classes {}, the training set {}",
-            shorten(set.classes()),
-            shorten(classes)
+            first_names(set.classes()),
+            first_names(classes)
         )));
     }
     Ok(Some(Arc::new(set)))

@@ -1,19 +1,17 @@
 //! `demist profile`: where the time of a network goes, launch by launch.
 
-use super::bench::print_choice;
-use super::{DeviceArgs, check_batch, check_room};
+use super::shared::{DeviceArgs, named_network, print_choices};
+use demist::Result;
 use demist::bench::{
-    Case, Ceilings, Direction, Effort, Profile, Row, TimeKind, WORKLOADS, bind, chrome_trace,
+    Case, Ceilings, Direction, Effort, Profile, Row, TimeKind, bind, chrome_trace,
 };
-use demist::checkpoint::read_info;
-use demist::diffusion::{DiffusionConfig, VarType, released_diffusion};
+use demist::diffusion::DiffusionConfig;
 use demist::graph::{Choice, FlatKind};
-use demist::model::{ModelConfig, initialise, model_preset, preset_names};
+use demist::model::{ModelConfig, initialise};
 use demist::recipe::TrainConfig;
 use demist::runtime::{Clock, Context};
 use demist::train::{MicroBatch, Noise, TrainStep, memory_need};
-use demist::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long each of the device's ceilings is measured.
@@ -47,10 +45,10 @@ pub struct Args {
 
 /// Profiles and prints.
 pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
-    let (model, diffusion) = network(&args.file)?;
+    let (model, diffusion) = named_network(&args.file)?;
     let opened = device.open_for_measuring()?;
     let (gpu, ctx) = (opened.gpu(), opened.context());
-    check_batch(&gpu.caps, &model, args.batch)?;
+    model.check_batch(args.batch, gpu.caps.max_binding)?;
     let clock = Clock::of(gpu);
     let (profile, choices) = match args.train {
         true => training(ctx, clock, &model, &diffusion, args)?,
@@ -72,7 +70,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     print_rows("layer", &profile.by_layer(), args.layers, &ceilings);
     if args.explain {
         say!("variants");
-        choices.iter().filter(|c| c.times > 0).for_each(print_choice);
+        print_choices(&choices);
     }
     if let Some(path) = &args.trace {
         let title = format!("{} {what}, batch {}", args.file.display(), args.batch);
@@ -80,31 +78,6 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
         say!("wrote {}", path.display());
     }
     Ok(())
-}
-
-/// The network and its process: a preset's, a workload's, or those of a file.
-pub(super) fn network(file: &Path) -> Result<(ModelConfig, DiffusionConfig)> {
-    let preset = file.to_str().filter(|_| !file.exists());
-    if let Some((model, name)) = preset.and_then(|name| Some((model_preset(name)?, name))) {
-        return Ok((model, released_diffusion(name).unwrap_or_default()));
-    }
-    if let Some(workload) = preset.and_then(|id| WORKLOADS.iter().find(|w| w.id == id)) {
-        let model = workload.network().ok_or_else(|| {
-            Error::file(file, "is a single op's workload, no network; `demist bench` measures it")
-        })??;
-        // Their networks predict a variance.
-        let diffusion =
-            DiffusionConfig { var_type: VarType::LearnedRange, ..DiffusionConfig::default() };
-        return Ok((model, diffusion));
-    }
-    let info = read_info(file).map_err(|e| match e {
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            let presets = preset_names().join(", ");
-            Error::file(file, format!("no such file, workload or preset (W5 to W9, {presets})"))
-        }
-        other => other,
-    })?;
-    Ok((info.model, info.diffusion))
 }
 
 /// The network alone, with initial weights: their values do not change the time.
@@ -116,7 +89,7 @@ fn forward(
 ) -> Result<(Profile, Vec<Choice>)> {
     let case = Case::network(model, args.batch, Direction::Forward, args.half)?;
     let planned = case.plan(&ctx.gpu.caps, &[])?;
-    check_room(ctx.gpu, case.bytes(&planned.plan))?;
+    ctx.gpu.check_room(case.bytes(&planned.plan))?;
     let choices = planned.plan.choices.clone();
     note!("compiling {} launches", planned.plan.dispatches.len());
     let prepared = case.prepare(ctx, planned)?;
@@ -137,7 +110,7 @@ fn training(
     let config =
         TrainConfig { batch_size: n, micro_batch: n, half: args.half, ..Default::default() };
     let need = memory_need(&ctx.gpu.caps, model, diffusion, &config)?;
-    check_room(ctx.gpu, need.bytes())?;
+    ctx.gpu.check_room(need.bytes())?;
     note!("compiling {} launches", need.report.dispatches);
     let step = TrainStep::new(ctx, model, diffusion, &config, Noise::Drawn)?;
     let weights = initialise(&step.graph().params, 0);

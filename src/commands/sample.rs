@@ -1,20 +1,23 @@
 //! `demist sample`: draws images from a network file, guided or not, and
 //! enlarges them by further networks.
 
-use super::images::{GivenImages, read_images};
 use super::sampling::{Draw, Loaded, Want, draw, draw_pixels, label_info, load};
-use super::{DeviceArgs, command_line, open_device, stop_on_ctrl_c};
+use super::shared::{
+    DeviceArgs, GivenImages, OutputKind, ProcessArgs, command_line, file_name_part, open_device,
+    prepare_output, read_images, stop_on_ctrl_c,
+};
 use demist::caps::human_bytes;
 use demist::checkpoint::check_parameters;
 use demist::checkpoint::{NetworkInfo, read_network};
-use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
+use demist::data::first_names;
+use demist::diffusion::{SampleOptions, SpacedSchedule};
 use demist::model::model_params;
 use demist::output::image::{from_u8, to_u8};
 use demist::output::{Grid, image, npz};
 use demist::runtime::Context;
 use demist::train::StopFlag;
 use demist::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Arguments of `sample`.
 #[derive(Debug, clap::Args)]
@@ -56,28 +59,6 @@ pub struct Args {
     guidance: GuidanceArgs,
 }
 
-/// The denoising loop.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Denoising")]
-pub struct ProcessArgs {
-    /// Denoising steps ("50"), sections ("90,60,60,20,20"), the original DDIM
-    /// spacing ("ddim25"), or "" for all.
-    #[arg(long, default_value = "50")]
-    pub steps: String,
-    /// The update rule [default: ddim; with a classifier ddpm].
-    #[arg(long, value_enum)]
-    pub sampler: Option<Rule>,
-    /// Noise of DDIM: 0 is deterministic, 1 as noisy as DDPM.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub eta: f64,
-    /// Do not clamp the predicted image to the range of pixels.
-    #[arg(long)]
-    pub no_clip: bool,
-    /// Seed of the noise; the same seed draws the same images in any batch size.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-}
-
 /// What pulls samples towards their class.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Guidance")]
@@ -95,54 +76,6 @@ pub struct GuidanceArgs {
     /// Do not tell the network the class; a classifier may still guide.
     #[arg(long)]
     pub unconditional: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Rule {
-    /// Ancestral sampling.
-    Ddpm,
-    /// Implicit sampling.
-    Ddim,
-}
-
-impl ProcessArgs {
-    /// The rule asked for. A classifier's gradient shifts DDIM's clean image by
-    /// its share of the noise, without a bound where there is hardly a signal (the
-    /// first steps of the cosine schedule); DDPM's mean moves by the small variance.
-    fn rule(&self, classifier: bool) -> Rule {
-        self.sampler.unwrap_or(if classifier { Rule::Ddpm } else { Rule::Ddim })
-    }
-
-    /// The options, refused early where they are impossible for the network.
-    pub fn options(&self, info: &NetworkInfo, classifier: bool) -> Result<SampleOptions> {
-        let rule = self.rule(classifier);
-        let options = SampleOptions {
-            respacing: self.steps.clone(),
-            sampler: match rule {
-                Rule::Ddpm => Sampler::Ddpm,
-                Rule::Ddim => Sampler::Ddim { eta: self.eta },
-            },
-            clip: !self.no_clip,
-            seed: self.seed,
-            ..Default::default()
-        };
-        Sampler::Ddim { eta: self.eta }.validate()?;
-        if rule == Rule::Ddpm && self.eta != 0.0 {
-            return Err(Error::Config("--eta is for --sampler ddim".into()));
-        }
-        SpacedSchedule::new(&info.diffusion, &options.respacing)?;
-        Ok(options)
-    }
-
-    /// For the small print of a picture.
-    pub fn describe(&self, classifier: bool) -> String {
-        let steps = if self.steps.is_empty() { "all" } else { &self.steps };
-        let rule = match self.rule(classifier) {
-            Rule::Ddpm => "DDPM",
-            Rule::Ddim => "DDIM",
-        };
-        format!("{steps} steps of {rule}, seed {}", self.seed)
-    }
 }
 
 /// Refuses scales of guidance that no picture survives.
@@ -288,7 +221,7 @@ fn stages(args: &Args, base: &NetworkInfo, named: &NetworkInfo) -> Result<Vec<Ne
                     return fail(format!("knows {classes} classes, the first network {n}"));
                 }
                 Some(_) if !theirs.is_empty() && !ours.is_empty() && theirs != ours => {
-                    let [theirs, ours] = [theirs, ours].map(|c| super::train::shorten(c));
+                    let [theirs, ours] = [theirs, ours].map(|c| first_names(c));
                     return fail(format!("knows the classes {theirs}, the first network {ours}"));
                 }
                 Some(_) => {}
@@ -418,74 +351,6 @@ pub fn check_count(each: usize, classes: usize, info: &NetworkInfo) -> Result<us
         return Err(Error::Memory(format!("{count} images need {}", human_bytes(bytes))));
     }
     Ok(count)
-}
-
-/// What is written, by the name of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputKind {
-    /// A grid of images (.png).
-    Picture,
-    /// A NumPy archive (.npz).
-    Archive,
-    /// A folder of images: any other name.
-    Folder,
-}
-
-impl OutputKind {
-    /// The kind of `out`; a name that promises another kind of file is refused.
-    pub fn of(out: &Path) -> Result<OutputKind> {
-        let extension = out.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-        match extension.as_deref() {
-            Some("png") => Ok(OutputKind::Picture),
-            Some("npz") => Ok(OutputKind::Archive),
-            Some(
-                e @ ("jpg" | "jpeg" | "gif" | "webp" | "bmp" | "tif" | "tiff" | "npy" | "pt"
-                | "safetensors" | "csv" | "json" | "txt"),
-            ) => Err(Error::file(
-                out,
-                format!("no .{e} can be written: name a .png, an .npz or a folder"),
-            )),
-            _ => Ok(OutputKind::Folder),
-        }
-    }
-
-    /// Refuses all but pictures, before the work.
-    pub fn must_be_picture(out: &Path) -> Result<()> {
-        match OutputKind::of(out)? {
-            OutputKind::Picture => Ok(()),
-            _ => Err(Error::file(out, "--out must be a picture, with a name that ends in .png")),
-        }
-    }
-}
-
-/// Makes the output folder, and fails before the work rather than after it.
-pub fn prepare_output(out: &Path) -> Result<()> {
-    let folder = if OutputKind::of(out)? != OutputKind::Folder {
-        if out.is_dir() {
-            return Err(Error::file(out, "is a folder, a file of that name cannot be written"));
-        }
-        out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-    } else {
-        std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-        out
-    };
-    if !folder.is_dir() {
-        return Err(Error::file(out, format!("there is no folder {}", folder.display())));
-    }
-    let probe = tempfile::tempfile_in(folder);
-    probe.map(|_| ()).map_err(|e| Error::io("write in", folder, io_reason(e)))
-}
-
-/// The reason alone: a temporary file's error repeats its path.
-fn io_reason(e: std::io::Error) -> std::io::Error {
-    e.kind().into()
-}
-
-/// A class name as part of a file name: it comes from a file and may hold
-/// separators.
-fn file_name_part(class: &str) -> String {
-    let safe = |c: char| if c.is_alphanumeric() || "-.".contains(c) { c } else { '_' };
-    class.chars().take(64).map(safe).collect::<String>().trim_start_matches('.').to_owned()
 }
 
 /// Where the images go, and what is written beside them.

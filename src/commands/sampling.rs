@@ -1,9 +1,10 @@
 //! Loading networks and drawing from them, shared by all commands that draw.
 
-use super::{bar, check_batch, check_room};
+use super::shared::bar;
 use demist::caps::Caps;
 use demist::checkpoint::parameters;
 use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
+use demist::data::first_names;
 use demist::diffusion::{
     Guide, GuideGraph, SampleJob, SampleOptions, SamplingGraph, SamplingLoop, SamplingNeeds,
     SpacedSchedule,
@@ -59,7 +60,7 @@ pub fn upload(
     values: &[Vec<f32>],
 ) -> Result<FlatBuffers> {
     let report = plan.report();
-    check_room(ctx.gpu, report.slots + report.pinned + report.params_inference)?;
+    ctx.gpu.check_room(report.slots + report.pinned + report.params_inference)?;
     let flat = FlatBuffers::inference(ctx.gpu, &plan.params)?;
     flat.write(ctx.gpu, FlatKind::Weights, params, values)?;
     Ok(flat)
@@ -74,7 +75,7 @@ pub fn load(
     want: Want,
 ) -> Result<Loaded> {
     let caps = &ctx.gpu.caps;
-    check_batch(caps, &info.model, want.batch)?;
+    info.model.check_batch(want.batch, caps.max_binding)?;
     let guide = match want.classifier {
         Some(classifier) => Some(load_guide(ctx, classifier, &info, want.batch)?),
         None => None,
@@ -117,11 +118,11 @@ fn load_guide(
     {
         return Err(Error::Config(format!(
             "the classifier knows the classes {}, the network {}",
-            super::train::shorten(ours),
-            super::train::shorten(theirs)
+            first_names(ours),
+            first_names(theirs)
         )));
     }
-    check_batch(&ctx.gpu.caps, &info.model, batch)?;
+    info.model.check_batch(batch, ctx.gpu.caps.max_binding)?;
     let wiring = GuideGraph::new(model, batch)?;
     let values = values(&wiring.graph.params, path, &info, &file)?;
     let plan = wiring.plan(&ctx.gpu.caps)?;

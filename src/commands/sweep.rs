@@ -1,11 +1,11 @@
 //! `demist sweep`: one picture of what guidance does, classes down and scales
 //! across, every cell from the same noise.
 
-use super::sample::{
-    OutputKind, ProcessArgs, check_count, check_scale, classes_named, prepare_output,
-};
+use super::sample::{check_count, check_scale, classes_named};
 use super::sampling::{Draw, Want, draw_pixels, draws_from_noise, label_info, load};
-use super::{DeviceArgs, command_line, open_device, stop_on_ctrl_c};
+use super::shared::{
+    DeviceArgs, OutputKind, ProcessArgs, command_line, open_device, prepare_output, stop_on_ctrl_c,
+};
 use demist::checkpoint::read_network;
 use demist::diffusion::SampleOptions;
 use demist::output::Grid;

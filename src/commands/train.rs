@@ -4,11 +4,9 @@
 use super::options::{
     DataArgs, DiffusionArgs, ObjectiveArgs, RunArgs, TrainArgs, new_info, open_validation,
 };
-use super::{
-    DeviceArgs, bar, check_batch, check_room, keep_compiling, open_device, stop_on_ctrl_c,
-};
+use super::shared::{DeviceArgs, bar, keep_compiling, open_data, open_device, stop_on_ctrl_c};
 use demist::checkpoint::{Imported, NetworkInfo, read_any};
-use demist::data::{DataOptions, Dataset};
+use demist::data::{DataOptions, Dataset, first_names};
 use demist::diffusion::{DiffusionConfig, VarType};
 use demist::model::{Hints, ModelConfig, UNetConfig, default_model, preset, preset_names};
 use demist::recipe::TrainConfig;
@@ -319,7 +317,7 @@ fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset, variance: VarType)
 /// Chooses the levels that are recomputed to stay within `budget`.
 fn choose_recompute(caps: &demist::caps::Caps, info: &mut NetworkInfo, budget: u64) -> Result<()> {
     let NetworkInfo { model, diffusion, training, .. } = info;
-    check_batch(caps, model, training.micro_batch)?;
+    model.check_batch(training.micro_batch, caps.max_binding)?;
     let need = fit_memory(caps, model, diffusion, training, budget)?;
     note!(
         "memory: {} of {}, {} of {} levels recomputed in the backward walk",
@@ -331,49 +329,14 @@ fn choose_recompute(caps: &demist::caps::Caps, info: &mut NetworkInfo, budget: u
     Ok(())
 }
 
-/// Opens a data set, reporting what had to be skipped.
-pub fn open_data(
-    path: &Path,
-    image_size: Option<usize>,
-    channels: Option<usize>,
-    random_crop: bool,
-) -> Result<Dataset> {
-    let options = DataOptions { image_size, channels, random_crop, ..Default::default() };
-    let dataset = Dataset::open(path, &options)?;
-    for (file, reason) in dataset.skipped() {
-        note!("skipped {}: {reason}", file.display());
-    }
-    let skipped = match dataset.skipped().len() {
-        0 => String::new(),
-        n => format!(", {n} skipped"),
-    };
-    note!(
-        "data: {} images of {}x{}x{} in {} classes ({}){skipped}",
-        dataset.len(),
-        dataset.size(),
-        dataset.size(),
-        dataset.channels(),
-        dataset.classes().len(),
-        shorten(dataset.classes()),
-    );
-    Ok(dataset)
-}
-
-/// The first class names.
-pub fn shorten(classes: &[String]) -> String {
-    let shown: Vec<&str> = classes.iter().take(8).map(String::as_str).collect();
-    let more = if classes.len() > 8 { ", ..." } else { "" };
-    format!("{}{more}", shown.join(", "))
-}
-
 fn check_classes(info: &NetworkInfo, dataset: &Dataset) -> Result<()> {
     let classes = dataset.classes();
     let fits = |n| n == classes.len() && info.data.classes == classes;
     if info.model.classes().is_some_and(|n| !fits(n)) {
         return Err(Error::Config(format!(
             "the run was trained on the classes {}, the data has {}",
-            shorten(&info.data.classes),
-            shorten(dataset.classes())
+            first_names(&info.data.classes),
+            first_names(dataset.classes())
         )));
     }
     Ok(())
@@ -460,9 +423,9 @@ pub fn train_with_bar(
 ) -> Result<TrainOutcome> {
     let caps = &ctx.gpu.caps;
     info.training.validate()?;
-    check_batch(caps, &info.model, info.training.micro_batch)?;
+    info.model.check_batch(info.training.micro_batch, caps.max_binding)?;
     let need = memory_need(caps, &info.model, &info.diffusion, &info.training)?;
-    check_room(ctx.gpu, need.bytes())?;
+    ctx.gpu.check_room(need.bytes())?;
     let stop = stop_on_ctrl_c()?;
     let bar = bar(info.training.steps, "training");
     let mut loss_text = String::new();

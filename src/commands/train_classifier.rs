@@ -1,8 +1,8 @@
 //! `demist train-classifier`: trains a classifier of noisy images, to guide
 //! sampling with.
 
-use super::DeviceArgs;
 use super::options::{DataArgs, DiffusionArgs, RunArgs, TrainArgs};
+use super::shared::DeviceArgs;
 use super::train::{Start, names_where, open_both, run_training};
 use demist::data::Dataset;
 use demist::diffusion::DiffusionConfig;

@@ -1,9 +1,7 @@
 //! `demist tune`: measures which variant of each kernel is the fastest on a device
 //! and keeps the winners, for every other command to take.
 
-use super::bench::effort;
-use super::profile::network;
-use super::{DeviceArgs, bar, check_batch, check_room, stop_on_ctrl_c};
+use super::shared::{DeviceArgs, bar, effort, named_network, stop_on_ctrl_c};
 use demist::bench::{Case, Direction, Effort, Measured, Subject, WORKLOADS, subjects};
 use demist::graph::shape_name;
 use demist::runtime::Context;
@@ -54,7 +52,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
                 .into(),
         ));
     }
-    let model = args.model.as_deref().map(network).transpose()?;
+    let model = args.model.as_deref().map(named_network).transpose()?;
     let opened = device.open_for_tuning()?;
     let (gpu, ctx) = (opened.gpu(), opened.context());
     let key = gpu.summary.key();
@@ -65,7 +63,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let direction = if args.train { Direction::Backward } else { Direction::Forward };
     let cases = match model {
         Some((model, _)) => {
-            check_batch(&gpu.caps, &model, args.batch)?;
+            model.check_batch(args.batch, gpu.caps.max_binding)?;
             vec![Case::network(&model, args.batch, direction, args.half)?]
         }
         None => workloads(args)?,
@@ -119,7 +117,7 @@ fn measure_all(
         bar.set_message(name.clone());
         let outcome = subject
             .bytes(&ctx.gpu.caps)
-            .and_then(|bytes| check_room(ctx.gpu, bytes))
+            .and_then(|bytes| ctx.gpu.check_room(bytes))
             .and_then(|()| subject.measure(ctx, effort, &mut go_on));
         match outcome {
             Ok(found) => measured.extend(found),

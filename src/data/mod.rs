@@ -353,3 +353,10 @@ pub fn open_image(path: &Path, size: usize, channels: usize) -> Result<Vec<u8>> 
 pub fn to_float(x: u8) -> f32 {
     f32::from(x) / 127.5 - 1.0
 }
+
+/// The first names of classes, for a message.
+pub fn first_names(classes: &[String]) -> String {
+    let shown: Vec<&str> = classes.iter().take(8).map(String::as_str).collect();
+    let more = if classes.len() > 8 { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
+}

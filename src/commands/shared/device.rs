@@ -1,13 +1,11 @@
 //! Opening a device for a command: with its tuning and its compiled kernels from the
 //! cache folder, and a bar while new kernels are compiled.
 
-use super::bar;
-use demist::train::StopFlag;
+use super::{bar, stops_compiling};
 use demist::tuning::{Cache, Forced};
 use demist::{Compiling, Device, DeviceOptions, Error, Result, block_on};
 use indicatif::ProgressBar;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Compiling that takes longer than this shows a bar.
@@ -67,7 +65,7 @@ fn show(
     Compiling { done, total, elapsed }: Compiling,
 ) -> Result<()> {
     let mut shown = shown.lock().unwrap_or_else(|e| e.into_inner());
-    let stopped = MAY_STOP_COMPILING.load(Ordering::Relaxed) && stop_flag().is_set();
+    let stopped = stops_compiling();
     if stopped || done == total {
         if let Some(bar) = shown.take() {
             bar.finish_and_clear();
@@ -81,19 +79,4 @@ fn show(
         bar.set_position(done as u64);
     }
     if stopped { Err(Error::Interrupted) } else { Ok(()) }
-}
-
-/// What Ctrl-C sets, where a command asked for that.
-pub fn stop_flag() -> &'static StopFlag {
-    static FLAG: OnceLock<StopFlag> = OnceLock::new();
-    FLAG.get_or_init(StopFlag::default)
-}
-
-/// Whether Ctrl-C ends compiling at once.
-static MAY_STOP_COMPILING: AtomicBool = AtomicBool::new(true);
-
-/// From here on there is work to be saved: Ctrl-C ends that, and what is compiled
-/// meanwhile is waited for.
-pub fn keep_compiling() {
-    MAY_STOP_COMPILING.store(false, Ordering::Relaxed);
 }

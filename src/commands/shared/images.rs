@@ -1,10 +1,9 @@
 //! Images given on the command line: an .npz archive of samples, a folder or
 //! atlas, or a single picture.
 
-use super::train::open_data;
-use super::train::shorten;
+use super::open_data;
 use demist::checkpoint::NetworkInfo;
-use demist::data::{Augment, open_image};
+use demist::data::{Augment, first_names, open_image};
 use demist::output::image::from_u8;
 use demist::output::npz::load_samples;
 use demist::{Error, Result};
@@ -77,7 +76,7 @@ pub fn read_images(
             }
             None => Err(format!(
                 "has images of the class {name}, which the network does not know ({})",
-                shorten(known)
+                first_names(known)
             )),
         }
     };

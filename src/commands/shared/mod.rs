@@ -1,0 +1,28 @@
+//! What several commands share. A command imports from here, and from no other command.
+
+mod bars;
+mod data;
+mod device;
+mod effort;
+mod explain;
+mod images;
+mod networks;
+mod origin;
+mod outputs;
+mod process;
+mod quantities;
+mod stop;
+
+pub use bars::bar;
+pub use data::open_data;
+pub use device::{DeviceArgs, open_device};
+pub use effort::effort;
+pub use explain::print_choices;
+pub use images::{GivenImages, read_images};
+pub use networks::{named_network, print_network, print_process};
+pub use origin::command_line;
+pub use outputs::{OutputKind, file_name_part, prepare_output};
+pub use process::ProcessArgs;
+pub use quantities::{parse_bytes, time_limit};
+use stop::stops_compiling;
+pub use stop::{keep_compiling, stop_on_ctrl_c};
