@@ -1,12 +1,12 @@
 //! Every variant of every kernel composes, parses, agrees with its Rust
 //! description, and is valid for Vulkan, Metal and DX12.
 
-use demist::kernel::{Defines, Kernel, check, compose, open, parse, widen};
+use demist::kernel::{Kernel, check, compose, open, parse, widen};
 use demist::{bench, ops};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 /// Those of the ops, and those that only measure a device.
-fn all_kernels() -> Vec<(&'static Kernel, Vec<Defines>)> {
+fn all_kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     [ops::kernels(), bench::kernels()].concat()
 }
 

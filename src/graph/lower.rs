@@ -1,6 +1,7 @@
 //! Lowering: from nodes to dispatches, forward and backward.
 
 use super::choice::Chooser;
+use super::launch::{Launch, Launchable, Request};
 use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
 use crate::caps::Caps;
 use crate::kernel::{Access, Binding, Kernel};
@@ -8,22 +9,6 @@ use crate::tuning::Tuning;
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-
-/// What an op asks to run.
-pub struct Launch<'a> {
-    /// The kernel.
-    pub kernel: &'static Kernel,
-    /// One value per kernel define.
-    pub defines: &'a [i64],
-    /// The uniform block.
-    pub params: &'a [u8],
-    /// One entry per kernel binding, `None` for absent optional ones.
-    pub bindings: &'a [Option<TensorId>],
-    /// Workgroups in all; folded to two dimensions where needed.
-    pub groups: u64,
-    /// Arithmetic done.
-    pub flops: u64,
-}
 
 /// How a group norm's result follows from what it read: by coefficients of
 /// `shaders/group_norm_stats.wgsl`, and SiLU.
@@ -241,9 +226,14 @@ impl<'g> Lower<'g> {
         self.tensors[id.index()].dtype
     }
 
-    /// Whether `id` is stored as half, as a kernel's define.
+    /// Whether `id` is stored as half.
+    pub fn is_half(&self, id: TensorId) -> bool {
+        self.dtype(id) == DType::F16
+    }
+
+    /// The same as a kernel's define.
     pub fn half(&self, id: TensorId) -> i64 {
-        (self.dtype(id) == DType::F16).into()
+        self.is_half(id).into()
     }
 
     /// A scratch tensor of 32-bit floats.
@@ -400,36 +390,29 @@ impl<'g> Lower<'g> {
     /// Emits a dispatch.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if the bindings do not match the kernel's description,
-    /// their element types included.
-    pub fn launch(&mut self, launch: Launch) -> Result<()> {
-        let Launch { kernel, defines, params, bindings, groups, flops } = launch;
+    /// [`Error::Kernel`] if the kernel has no such variant, or if the bindings do not
+    /// match its description, their element types included.
+    pub fn launch<K: Launchable>(&mut self, launch: Launch<K>) -> Result<()> {
+        let Request { kernel, defines, params, tensors, groups, flops } = K::request(launch)?;
         let fail = |detail: String| Error::Kernel { kernel: kernel.name.into(), detail };
-        if defines.len() != kernel.defines.len() || bindings.len() != kernel.bindings.len() {
-            return Err(fail(format!(
-                "{} defines and {} bindings given, {} and {} described",
-                defines.len(),
-                bindings.len(),
-                kernel.defines.len(),
-                kernel.bindings.len()
-            )));
-        }
-        let mut bound = Vec::new();
+        let mut bindings = Vec::new();
         let mut bytes = 0;
-        for (number, binding) in kernel.active_bindings(defines) {
-            let id = bindings[number as usize - 1]
-                .ok_or_else(|| fail(format!("`{}` is not given", binding.name)))?;
+        for (number, binding) in kernel.active_bindings(&defines) {
+            let id = tensors[number as usize - 1].ok_or_else(|| {
+                let variant = kernel.variant_name(&defines);
+                fail(format!("`{}` is not given, but variant `{variant}` needs it", binding.name))
+            })?;
             let id = self.value(id);
-            self.check_type(kernel, defines, &binding, id).map_err(fail)?;
+            self.check_type(kernel, &defines, &binding, id).map_err(fail)?;
             let passes = if binding.access == Access::ReadWrite { 2 } else { 1 };
             bytes += passes * self.tensors[id.index()].bytes();
-            bound.push((number, id, binding.access));
+            bindings.push((number, id, binding.access));
         }
         self.dispatches.push(Dispatch {
             kernel,
-            defines: defines.to_vec(),
-            params: params.to_vec(),
-            bindings: bound,
+            defines,
+            params,
+            bindings,
             opened: 0,
             groups,
             label: self.label.clone(),

@@ -7,6 +7,7 @@
 
 mod choice;
 mod in_place;
+mod launch;
 mod lower;
 mod memory;
 mod packing;
@@ -15,7 +16,8 @@ mod plan;
 
 pub use crate::tuning::{Tuning, shape_name};
 pub use choice::{CHOICES, Choice, Why, bucket};
-pub use lower::{Launch, Lower, Moments, Normed};
+pub use launch::{Launch, Launchable, NamedTensor};
+pub use lower::{Lower, Moments, Normed};
 pub use memory::{Place, Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
 pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};
@@ -127,12 +129,52 @@ pub struct Node {
     pub op: Arc<dyn Op>,
     /// Operands, parameters included, in the op's order.
     pub inputs: Vec<TensorId>,
+    /// The op's names for them, in the same order.
+    pub input_names: Vec<&'static str>,
     /// Results; the first is the main one, others are saved for backward.
     pub outputs: Vec<TensorId>,
+    /// The op's names for them, in the same order.
+    pub output_names: Vec<&'static str>,
     /// Dotted path in the network ("input_blocks.1.0").
     pub scope: String,
     /// Recomputation region, if any.
     pub region: Option<u32>,
+}
+
+impl Node {
+    /// The operand that the op calls `name`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is none.
+    pub fn input(&self, name: &str) -> Result<TensorId> {
+        self.optional_input(name).ok_or_else(|| self.lacks("input", name))
+    }
+
+    /// The operand that the op calls `name`, if it was given.
+    pub fn optional_input(&self, name: &str) -> Option<TensorId> {
+        find(&self.input_names, &self.inputs, name)
+    }
+
+    /// The result that the op calls `name`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is none.
+    pub fn output(&self, name: &str) -> Result<TensorId> {
+        self.optional_output(name).ok_or_else(|| self.lacks("output", name))
+    }
+
+    /// The result that the op calls `name`, if it is wanted.
+    pub fn optional_output(&self, name: &str) -> Option<TensorId> {
+        find(&self.output_names, &self.outputs, name)
+    }
+
+    fn lacks(&self, what: &str, name: &str) -> Error {
+        Error::shape(self.op.name(), format!("the node {} has no {what} `{name}`", self.scope))
+    }
+}
+
+fn find(names: &[&str], tensors: &[TensorId], name: &str) -> Option<TensorId> {
+    names.iter().position(|n| *n == name).map(|at| tensors[at])
 }
 
 /// A network under construction or finished.
@@ -200,6 +242,37 @@ impl Graph {
         packed
     }
 
+    /// Appends a node and returns its outputs. `inputs` are the operands by the op's names
+    /// for them ([`named!`](crate::named)); optional ones may be absent. `outputs` are names
+    /// and shapes. Within the op, [`Node::input`] and [`Node::output`] find both.
+    pub fn add_node(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[NamedTensor],
+        outputs: &[(&'static str, &[usize])],
+    ) -> Vec<TensorId> {
+        self.add_node_as(op, inputs, outputs, DType::F32)
+    }
+
+    /// As [`add_node`](Self::add_node), with the element type of the main output (what
+    /// is saved for backward beside it has 32 bits).
+    pub fn add_node_as(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[NamedTensor],
+        outputs: &[(&'static str, &[usize])],
+        dtype: DType,
+    ) -> Vec<TensorId> {
+        let given = inputs.iter().filter_map(|(name, id)| Some((*name, (*id)?)));
+        let (input_names, ids): (Vec<_>, Vec<_>) = given.unzip();
+        let (output_names, shapes): (Vec<_>, Vec<_>) = outputs.iter().copied().unzip();
+        let outputs = self.push_as(op, &ids, &shapes, dtype);
+        if let Some(node) = self.nodes.last_mut() {
+            (node.input_names, node.output_names) = (input_names, output_names);
+        }
+        outputs
+    }
+
     /// Appends a node and returns its outputs of the given shapes.
     pub fn push(
         &mut self,
@@ -233,7 +306,9 @@ impl Graph {
         self.nodes.push(Node {
             op: Arc::new(op),
             inputs: inputs.to_vec(),
+            input_names: Vec::new(),
             outputs: outputs.clone(),
+            output_names: Vec::new(),
             scope,
             region: self.region,
         });

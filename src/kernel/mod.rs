@@ -8,12 +8,19 @@
 //! size a function array.
 
 mod compose;
+mod defines;
 mod reflect;
 mod widen;
 
 pub use compose::{compose, parse};
+pub use defines::{
+    AllValues, DefineValue, Defines, Domain, Every, Examples, capitals, listed_numbers,
+};
 pub use reflect::{check, open};
 pub use widen::widen;
+
+use std::marker::PhantomData;
+use std::ops::Deref;
 
 /// How a shader uses a storage binding. `Write` promises that the kernel
 /// defines every element and reads none; `ReadWrite` keeps the old contents
@@ -108,9 +115,6 @@ pub struct Kernel {
     pub defines: &'static [&'static str],
 }
 
-/// Compile-time constants of one variant, in the order of [`Kernel::defines`].
-pub type Defines = Vec<i64>;
-
 /// What immediates hold: see `shaders/uniform.wgsl`.
 pub const DIGITS: [u32; 32] = {
     let mut digits = [0; 32];
@@ -140,6 +144,12 @@ impl Kernel {
         self.defines.iter().position(|d| *d == name).map_or(0, |i| defines[i])
     }
 
+    /// A variant as text: "VEC=1 ACC=0".
+    pub fn variant_name(&self, defines: &[i64]) -> String {
+        let pairs = self.defines.iter().zip(defines).map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join(" ")
+    }
+
     /// The bindings present under `defines`, with their binding numbers and
     /// [`Access::Accumulate`] resolved.
     pub fn active_bindings<'a>(
@@ -165,6 +175,46 @@ impl Kernel {
     }
 }
 
+/// A [`Kernel`] together with the types of its uniform block and its defines, so that a
+/// launch can give no others.
+#[derive(Debug)]
+pub struct KernelOf<P, D> {
+    kernel: Kernel,
+    types: PhantomData<fn() -> (P, D)>,
+}
+
+impl<P: Params, D: Defines> KernelOf<P, D> {
+    /// Describes the shader `source`. `name` is unique, and `bindings` are in the
+    /// order of the shader.
+    pub const fn new(
+        name: &'static str,
+        source: &'static str,
+        bindings: &'static [Binding],
+    ) -> Self {
+        let kernel = Kernel { name, source, bindings, params: P::FIELDS, defines: D::NAMES };
+        KernelOf { kernel, types: PhantomData }
+    }
+
+    /// The kernel and all its variants, for tests that compile them.
+    pub fn with_variants(&'static self) -> (&'static Kernel, Vec<Vec<i64>>) {
+        (&self.kernel, D::variants().into_iter().map(D::numbers).collect())
+    }
+}
+
+impl<P, D> Deref for KernelOf<P, D> {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        &self.kernel
+    }
+}
+
+/// A uniform block that [`params!`](crate::params) made.
+pub trait Params: bytemuck::Pod {
+    /// Names of the fields and their offsets in bytes, compared with the shader.
+    const FIELDS: &'static [(&'static str, usize)];
+}
+
 /// Defines a plain uniform block of 32-bit scalars: a `repr(C)` struct and
 /// its `FIELDS` for [`Kernel::params`].
 #[macro_export]
@@ -178,6 +228,9 @@ macro_rules! params {
             /// Field names and byte offsets, compared with the shader.
             pub const FIELDS: &'static [(&'static str, usize)] =
                 &[$((stringify!($field), std::mem::offset_of!($name, $field))),+];
+        }
+        impl $crate::kernel::Params for $name {
+            const FIELDS: &'static [(&'static str, usize)] = <$name>::FIELDS;
         }
     };
 }

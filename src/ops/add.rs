@@ -5,28 +5,31 @@
 
 use super::groups;
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, accumulate, read};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read};
+use crate::{Error, Result, defines, named, params};
 
 params! {
     struct Params { len: u32 }
 }
 
-static ADD: Kernel = Kernel {
-    name: "add",
-    source: include_str!("../../shaders/add.wgsl"),
-    bindings: &[
-        read("a").half("HALF"),
-        read("b").when("B").half("HALF"),
-        accumulate("y").half("HALF"),
-    ],
-    params: Params::FIELDS,
-    defines: &["B", "ACC", "HALF"],
-};
+defines! {
+    struct Defines {
+        /// Adds two operands; without it the first one is copied or added to the result.
+        b: bool,
+        acc: bool,
+        half: bool,
+    }
+    where |d| !(d.b && d.acc)
+}
+
+static ADD: KernelOf<Params, Defines> = KernelOf::new(
+    "add",
+    include_str!("../../shaders/add.wgsl"),
+    &[read("a").half("HALF"), read("b").when("B").half("HALF"), accumulate("y").half("HALF")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let variants = [0, 1].map(|half| [vec![1, 0, half], vec![0, 0, half], vec![0, 1, half]]);
-    vec![(&ADD, variants.concat())]
+    vec![ADD.with_variants()]
 }
 
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub fn add(g: &mut Graph, a: TensorId, b: TensorId) -> Result<TensorId> {
         return Err(Error::shape("add", format!("{sa:?} and {sb:?} differ")));
     }
     let dtype = g.same_dtype("add", a, b)?;
-    Ok(g.push_as(Add, &[a, b], &[&sa], dtype)[0])
+    Ok(g.add_node_as(Add, &named![a, b], &[("y", &sa)], dtype)[0])
 }
 
 impl Op for Add {
@@ -51,13 +54,13 @@ impl Op for Add {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        launch(lower, node.inputs[0], Some(node.inputs[1]), node.outputs[0], false)
+        launch(lower, node.input("a")?, Some(node.input("b")?), node.output("y")?, false)
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        add_grad(lower, node.inputs[1], dy)?;
-        give_grad(lower, node.inputs[0], dy)
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        add_grad(lower, node.input("b")?, dy)?;
+        give_grad(lower, node.input("a")?, dy)
     }
 }
 
@@ -69,12 +72,11 @@ fn launch(
     acc: bool,
 ) -> Result<()> {
     let len = lower.shape(a).iter().product::<usize>();
-    let p = Params { len: len as u32 };
     lower.launch(Launch {
         kernel: &ADD,
-        defines: &[b.is_some().into(), acc.into(), lower.half(y)],
-        params: bytemuck::bytes_of(&p),
-        bindings: &[Some(a), b, Some(y)],
+        defines: Defines { b: b.is_some(), acc, half: lower.is_half(y) },
+        params: Params { len: len as u32 },
+        bindings: &named![a, b, y],
         groups: groups((len as u64).div_ceil(4)),
         flops: len as u64,
     })
