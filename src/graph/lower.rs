@@ -10,6 +10,22 @@ use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+/// Where a launch puts its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The tensor that receives it.
+    pub tensor: TensorId,
+    /// The result is added to what the tensor holds; otherwise it is assigned.
+    pub add: bool,
+}
+
+impl Target {
+    /// A tensor that the result is assigned to.
+    pub fn assign(tensor: TensorId) -> Self {
+        Target { tensor, add: false }
+    }
+}
+
 /// How a group norm's result follows from what it read: by coefficients of
 /// `shaders/group_norm_stats.wgsl`, and SiLU.
 #[derive(Debug, Clone, Copy)]
@@ -323,21 +339,21 @@ impl<'g> Lower<'g> {
         self.grads.get(&id).copied()
     }
 
-    /// Where to put the gradient of `id`, and whether to add to what is
-    /// there; `None` if nobody wants it. The caller must write every element.
-    pub fn grad_target(&mut self, id: TensorId) -> Option<(TensorId, bool)> {
+    /// Where to put the gradient of `id`; `None` if nobody wants it. The caller
+    /// must write every element.
+    pub fn grad_target(&mut self, id: TensorId) -> Option<Target> {
         if !self.requires_grad.contains(&id) {
             return None;
         }
         if let Some(g) = self.grads.get(&id) {
-            return Some((*g, true));
+            return Some(Target { tensor: *g, add: true });
         }
         let mut info = self.tensors[id.index()].clone();
         info.name = format!("d {}", info.name);
-        let mut accumulate = false;
+        let mut add = false;
         info.storage = match info.storage {
             Storage::Param(p) => {
-                accumulate = self.accumulate_params;
+                add = self.accumulate_params;
                 info.dtype = DType::F32;
                 Storage::ParamGrad(p)
             }
@@ -346,7 +362,7 @@ impl<'g> Lower<'g> {
         };
         let g = self.push_tensor(info);
         self.grads.insert(id, g);
-        Some((g, accumulate))
+        Some(Target { tensor: g, add })
     }
 
     /// Hands the finished gradient `dy` of a node's output over to input

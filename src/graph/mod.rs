@@ -17,7 +17,7 @@ mod plan;
 pub use crate::tuning::{Tuning, shape_name};
 pub use choice::{CHOICES, Choice, Why, bucket};
 pub use launch::{Launch, Launchable, NamedTensor};
-pub use lower::{Lower, Moments, Normed};
+pub use lower::{Lower, Moments, Normed, Target};
 pub use memory::{Place, Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
 pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};
@@ -107,7 +107,7 @@ impl TensorInfo {
 ///
 /// Contract of `backward`: read dy with [`Lower::grad`] (it may be any
 /// tensor, never assume ones), and add to every input that wants a gradient
-/// through [`Lower::grad_target`], whose flag says whether to accumulate.
+/// through [`Lower::grad_target`], whose [`Target`] says whether to add or to assign.
 pub trait Op: std::fmt::Debug + Send + Sync {
     /// The op's name in the field: "conv2d".
     fn name(&self) -> &'static str;

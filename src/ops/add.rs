@@ -4,7 +4,7 @@
 //! no other gradient yet, otherwise added to what is there.
 
 use super::groups;
-use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
+use crate::graph::{Graph, Launch, Lower, Node, Op, Target, TensorId};
 use crate::kernel::{Kernel, KernelOf, accumulate, read};
 use crate::{Error, Result, defines, named, params};
 
@@ -54,7 +54,7 @@ impl Op for Add {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        launch(lower, node.input("a")?, Some(node.input("b")?), node.output("y")?, false)
+        launch(lower, node.input("a")?, Some(node.input("b")?), Target::assign(node.output("y")?))
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
@@ -64,19 +64,13 @@ impl Op for Add {
     }
 }
 
-fn launch(
-    lower: &mut Lower,
-    a: TensorId,
-    b: Option<TensorId>,
-    y: TensorId,
-    acc: bool,
-) -> Result<()> {
+fn launch(lower: &mut Lower, a: TensorId, b: Option<TensorId>, y: Target) -> Result<()> {
     let len = lower.shape(a).iter().product::<usize>();
     lower.launch(Launch {
         kernel: &ADD,
-        defines: Defines { b: b.is_some(), acc, half: lower.is_half(y) },
+        defines: Defines { b: b.is_some(), acc: y.add, half: lower.is_half(y.tensor) },
         params: Params { len: len as u32 },
-        bindings: &named![a, b, y],
+        bindings: &named![a, b, y: y.tensor],
         groups: groups((len as u64).div_ceil(4)),
         flops: len as u64,
     })
@@ -85,7 +79,7 @@ fn launch(
 /// Copies or adds `dy` to the gradient of `id`.
 pub(crate) fn add_grad(lower: &mut Lower, id: TensorId, dy: TensorId) -> Result<()> {
     match lower.grad_target(id) {
-        Some((dx, acc)) => launch(lower, dy, None, dx, acc),
+        Some(dx) => launch(lower, dy, None, dx),
         None => Ok(()),
     }
 }

@@ -25,7 +25,7 @@
 //! several invocations share the channels of the result.
 
 use super::{GROUP, LOOP_TURNS, cast};
-use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId, bucket};
+use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Target, TensorId, bucket};
 use crate::kernel::{Kernel, accumulate, read, read_write, write};
 use crate::{Error, Result, params};
 
@@ -355,7 +355,7 @@ impl Op for Attention {
         let (y, lse) = (node.outputs[0], node.outputs[1]);
         let Some(dy) = lower.grad(y) else { return Ok(()) };
         let qkv = node.inputs[0];
-        let Some((dqkv, acc)) = lower.grad_target(qkv) else { return Ok(()) };
+        let Some(Target { tensor: dqkv, add }) = lower.grad_target(qkv) else { return Ok(()) };
         let g = self.0;
         let delta = lower.temp("delta", &[g.n, g.heads, g.tokens]);
         let passes: [(_, _, &[_], _); 2] = [
@@ -366,7 +366,7 @@ impl Op for Attention {
             let half = lower.half(qkv);
             let tile = Tile::choose(lower, kernel.name, g, half);
             let mut defines = tile.defines(pass, g.d(), [g.uniform(lower), half]);
-            defines.push(acc.into());
+            defines.push(add.into());
             lower.launch(Launch {
                 kernel,
                 defines: &defines,

@@ -7,7 +7,9 @@
 //! half precision read (see [`pack_weights`]).
 
 use super::groups;
-use crate::graph::{DType, FlatKind, Graph, Launch, Lower, Node, Op, ParamLayout, TensorId};
+use crate::graph::{
+    DType, FlatKind, Graph, Launch, Lower, Node, Op, ParamLayout, Target, TensorId,
+};
 use crate::kernel::{Kernel, accumulate, read};
 use crate::{Error, Result, params};
 
@@ -51,13 +53,13 @@ pub fn cast(g: &mut Graph, x: TensorId, dtype: DType) -> Result<TensorId> {
     Ok(g.push_as(Cast, &[x], &[&shape], dtype)[0])
 }
 
-fn launch(lower: &mut Lower, x: TensorId, (y, acc): (TensorId, bool)) -> Result<()> {
+fn launch(lower: &mut Lower, x: TensorId, y: Target) -> Result<()> {
     let len = lower.shape(x).iter().product::<usize>();
     lower.launch(Launch {
         kernel: &CAST,
-        defines: &[lower.half(x), lower.half(y), acc.into()],
+        defines: &[lower.half(x), lower.half(y.tensor), y.add.into()],
         params: bytemuck::bytes_of(&Params { len: len as u32 }),
-        bindings: &[Some(x), Some(y)],
+        bindings: &[Some(x), Some(y.tensor)],
         groups: groups((len as u64).div_ceil(4)),
         flops: 0,
     })
@@ -69,7 +71,7 @@ impl Op for Cast {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        launch(lower, node.inputs[0], (node.outputs[0], false))
+        launch(lower, node.inputs[0], Target::assign(node.outputs[0]))
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
@@ -93,7 +95,7 @@ pub fn pack_weights(lower: &mut Lower, layout: &ParamLayout, kind: FlatKind) -> 
     lower.set_label("pack_weights");
     for (chunk, len) in layout.chunks[..layout.packed].iter().copied().enumerate() {
         let (from, to) = (lower.flat(kind, chunk, len), lower.flat(half, chunk, len));
-        launch(lower, from, (to, false))?;
+        launch(lower, from, Target::assign(to))?;
     }
     Ok(())
 }

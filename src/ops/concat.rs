@@ -94,7 +94,7 @@ impl Concat {
         dy: TensorId,
         da: Option<TensorId>,
         db: Option<TensorId>,
-        acc: bool,
+        add: bool,
     ) -> Result<()> {
         let (p, groups) = self.params(lower);
         lower.launch(Launch {
@@ -103,7 +103,7 @@ impl Concat {
                 self.vec().into(),
                 da.is_some().into(),
                 db.is_some().into(),
-                acc.into(),
+                add.into(),
                 lower.half(dy),
             ],
             params: bytemuck::bytes_of(&p),
@@ -134,19 +134,19 @@ impl Op for Concat {
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         let (a, b) = (node.inputs[0], node.inputs[1]);
-        // For concat(a, a) the second target is the first one, accumulating.
+        // For concat(a, a) the second target is the first one, which adds.
         let da = lower.grad_target(a);
         let db = lower.grad_target(b);
         match (da, db) {
-            (Some((da, acc)), Some((db, acc_b))) if acc == acc_b && da != db => {
-                self.split(lower, dy, Some(da), Some(db), acc)
+            (Some(da), Some(db)) if da.add == db.add && da != db => {
+                self.split(lower, dy, Some(da.tensor), Some(db.tensor), da.add)
             }
             _ => {
-                if let Some((da, acc)) = da {
-                    self.split(lower, dy, Some(da), None, acc)?;
+                if let Some(da) = da {
+                    self.split(lower, dy, Some(da.tensor), None, da.add)?;
                 }
                 match db {
-                    Some((db, acc)) => self.split(lower, dy, None, Some(db), acc),
+                    Some(db) => self.split(lower, dy, None, Some(db.tensor), db.add),
                     None => Ok(()),
                 }
             }

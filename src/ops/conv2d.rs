@@ -28,7 +28,7 @@ use super::tiles::{
 use super::winograd::{self, Additions};
 use super::{GROUP, LOOP_TURNS, groups, sum_rows};
 use crate::graph::{
-    DType, FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId, bucket,
+    DType, FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, Target, TensorId, bucket,
 };
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
@@ -284,7 +284,7 @@ pub(super) fn launch_backward_x(
     g: Geometry,
     dy: TensorId,
     weight: TensorId,
-    (dx, acc): (TensorId, bool),
+    dx: Target,
 ) -> Result<()> {
     let rows = g.n * g.h * g.w;
     let key = g.key(rows, lower.half(dy));
@@ -292,26 +292,36 @@ pub(super) fn launch_backward_x(
     let (scalar, uniform, turns) = (false, &UNIFORM_TILES, g.cout / 4);
     let columns = g.cin;
     let product = Product { batch: 1, rows, columns, vec, scalar, uniform, shared, turns };
-    let half = [dy, weight, dx].iter().all(|t| lower.half(*t) != 0);
+    let half = [dy, weight, dx.tensor].iter().all(|t| lower.half(*t) != 0);
     let blocks = g.blocks(lower, [rows, g.cin], half);
     let names = ["conv3x3_dx", BACKWARD_X.name];
     if let Some(filter) = winograd::choose(lower, names, &key, &g, half) {
         lower.consider(|l| divide(l, BACKWARD_X.name, &key, product, blocks));
-        return winograd::launch_backward_x(lower, &g, filter, [dy, weight], (dx, acc));
+        return winograd::launch_backward_x(lower, &g, filter, [dy, weight], dx);
     }
     let d = match divide(lower, BACKWARD_X.name, &key, product, blocks) {
         Way::Tiles(division) => division,
         Way::Block(block) => {
-            return staged::launch_backward_x(lower, block, &g, [dy, weight], (dx, acc));
+            return staged::launch_backward_x(lower, block, &g, [dy, weight], dx);
         }
     };
     let [vec, tm, tn, uni, wg] = tile_defines(g.vec().into(), d.tile, d.lanes);
-    let (stride1, acc) = ((g.stride == 1).into(), acc.into());
+    let stride1 = (g.stride == 1).into();
     lower.launch(Launch {
         kernel: &BACKWARD_X,
-        defines: &[vec, tm, tn, uni, wg, stride1, acc, lower.half(dx), lower.half(dy)],
+        defines: &[
+            vec,
+            tm,
+            tn,
+            uni,
+            wg,
+            stride1,
+            dx.add.into(),
+            lower.half(dx.tensor),
+            lower.half(dy),
+        ],
         params: bytemuck::bytes_of(&g.params(d.across, d.tiles as u32)),
-        bindings: &[Some(dy), Some(weight), Some(dx)],
+        bindings: &[Some(dy), Some(weight), Some(dx.tensor)],
         groups: d.groups,
         flops: g.flops(),
     })
@@ -348,15 +358,14 @@ pub(super) fn launch_backward_weight(
     g: Geometry,
     x: TensorId,
     dy: TensorId,
-    (dweight, acc): (TensorId, bool),
-    dbias: TensorId,
+    dweight: Target,
+    dbias: Target,
 ) -> Result<()> {
     let key = g.key(g.n * g.oh() * g.ow(), lower.half(dy));
     if let Some(filter) = winograd::choose(lower, ["conv3x3_dw", BACKWARD_W.name], &key, &g, false)
     {
         lower.consider(|l| choose_weight_tile(l, g, &key));
-        let target = (dweight, acc);
-        return winograd::launch_backward_weight(lower, &g, filter, [x, dy], target, dbias);
+        return winograd::launch_backward_weight(lower, &g, filter, [x, dy], dweight, dbias);
     }
     let tile = choose_weight_tile(lower, g, &key);
     let (tiles_m, tiles_n) = (g.cin.div_ceil(tile.tm as usize), g.cout.div_ceil(tile.tn as usize));
@@ -372,7 +381,7 @@ pub(super) fn launch_backward_weight(
     let weights = taps * g.cin * g.cout;
     // One split needs no sum: it is the gradient.
     let partial = (splits > 1).then(|| lower.temp("partial", &[splits as usize, weights + g.cout]));
-    let result = RESULTS[if partial.is_some() { 0 } else { 1 + usize::from(acc) }];
+    let result = RESULTS[if partial.is_some() { 0 } else { 1 + usize::from(dweight.add) }];
     let p = g.params(0, 0);
     let wp = WeightParams {
         n: p.n,
@@ -397,7 +406,7 @@ pub(super) fn launch_backward_weight(
         defines: &[&[vec, tm, tn, uni, wg, px, lower.half(x), lower.half(dy)][..], &result]
             .concat(),
         params: bytemuck::bytes_of(&wp),
-        bindings: &[Some(x), Some(dy), partial, Some(dweight), Some(dbias)],
+        bindings: &[Some(x), Some(dy), partial, Some(dweight.tensor), Some(dbias.tensor)],
         groups: if tile.uniform {
             ((taps * tiles_m) as u64).div_ceil(lanes.into()) * tiles_n as u64 * splits
         } else {
@@ -409,9 +418,9 @@ pub(super) fn launch_backward_weight(
     let sp = SplitParams { weights: weights as u32, biases: p.cout, splits: splits as u32 };
     lower.launch(Launch {
         kernel: &SUM_SPLITS,
-        defines: &[acc.into()],
+        defines: &[dweight.add.into()],
         params: bytemuck::bytes_of(&sp),
-        bindings: &[Some(partial), Some(dweight), Some(dbias)],
+        bindings: &[Some(partial), Some(dweight.tensor), Some(dbias.tensor)],
         groups: groups((weights + g.cout) as u64),
         flops: splits * (weights + g.cout) as u64,
     })
@@ -545,9 +554,7 @@ impl Op for Op2d {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         let g = self.geometry;
         let i = &node.inputs;
-        if let (Some(dweight), Some((dbias, _))) =
-            (lower.grad_target(i[1]), lower.grad_target(i[2]))
-        {
+        if let (Some(dweight), Some(dbias)) = (lower.grad_target(i[1]), lower.grad_target(i[2])) {
             launch_backward_weight(lower, g, i[0], dy, dweight, dbias)?;
         }
         if let Some(target) = self.emb(node).and_then(|e| lower.grad_target(e)) {

@@ -5,7 +5,7 @@
 
 use super::conv2d::Geometry;
 use super::groups;
-use crate::graph::{Launch, Lower, TensorId, bucket};
+use crate::graph::{Launch, Lower, Target, TensorId, bucket};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Result, params};
 
@@ -93,14 +93,14 @@ pub(super) fn launch_sum_dx(
     lower: &mut Lower,
     g: &Geometry,
     (partial, splits): (TensorId, u32),
-    (dx, acc): (TensorId, bool),
+    dx: Target,
 ) -> Result<()> {
     let p = params(g, splits, g.n * g.h * g.w * g.cin);
     lower.launch(Launch {
         kernel: &SUM_DX,
-        defines: &[0, 0, lower.half(dx), 1, acc.into()],
+        defines: &[0, 0, lower.half(dx.tensor), 1, dx.add.into()],
         params: bytemuck::bytes_of(&p),
-        bindings: &[Some(partial), Some(dx)],
+        bindings: &[Some(partial), Some(dx.tensor)],
         groups: groups(p.quads.into()),
         flops: 0,
     })

@@ -98,14 +98,20 @@ impl Op for CrossEntropyOp {
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let Some((dlogits, acc)) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
+        let Some(dlogits) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
         let elements = u64::from(self.params.n) * u64::from(self.params.k);
         let i = &node.inputs;
         lower.launch(Launch {
             kernel: &BACKWARD,
-            defines: &[acc.into()],
+            defines: &[dlogits.add.into()],
             params: bytemuck::bytes_of(&self.params),
-            bindings: &[Some(i[0]), Some(i[1]), Some(node.outputs[0]), Some(dy), Some(dlogits)],
+            bindings: &[
+                Some(i[0]),
+                Some(i[1]),
+                Some(node.outputs[0]),
+                Some(dy),
+                Some(dlogits.tensor),
+            ],
             groups: groups(elements),
             flops: 4 * elements,
         })

@@ -6,7 +6,7 @@
 
 use super::VEC_HALF;
 use super::blocks::{Blocks, expect};
-use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
+use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Target, TensorId};
 use crate::kernel::{Kernel, accumulate, read};
 use crate::rng::dropout_stream;
 use crate::{Error, Result, params};
@@ -55,14 +55,7 @@ pub fn dropout(g: &mut Graph, x: TensorId, p: f32, rng: TensorId) -> Result<Tens
 }
 
 impl Dropout {
-    fn launch(
-        &self,
-        lower: &mut Lower,
-        x: TensorId,
-        rng: TensorId,
-        y: TensorId,
-        acc: bool,
-    ) -> Result<()> {
+    fn launch(&self, lower: &mut Lower, x: TensorId, rng: TensorId, y: Target) -> Result<()> {
         let b = self.blocks;
         let p = Params {
             n: b.n,
@@ -75,9 +68,9 @@ impl Dropout {
         };
         lower.launch(Launch {
             kernel: &KERNEL,
-            defines: &[b.vec().into(), acc.into(), lower.half(x)],
+            defines: &[b.vec().into(), y.add.into(), lower.half(x)],
             params: bytemuck::bytes_of(&p),
-            bindings: &[Some(x), Some(rng), Some(y)],
+            bindings: &[Some(x), Some(rng), Some(y.tensor)],
             groups: b.groups(),
             flops: b.elements(),
         })
@@ -90,13 +83,13 @@ impl Op for Dropout {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        self.launch(lower, node.inputs[0], node.inputs[1], node.outputs[0], false)
+        self.launch(lower, node.inputs[0], node.inputs[1], Target::assign(node.outputs[0]))
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         match lower.grad_target(node.inputs[0]) {
-            Some((dx, acc)) => self.launch(lower, dy, node.inputs[1], dx, acc),
+            Some(dx) => self.launch(lower, dy, node.inputs[1], dx),
             None => Ok(()),
         }
     }

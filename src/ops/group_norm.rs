@@ -23,7 +23,7 @@
 use super::pixels::{Blocks, wanted_invocations};
 use super::{GROUP, groups};
 use crate::graph::{
-    FileLayout, Graph, Init, Launch, Lower, Node, Normed, Op, ParamInfo, TensorId, bucket,
+    FileLayout, Graph, Init, Launch, Lower, Node, Normed, Op, ParamInfo, Target, TensorId, bucket,
 };
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
@@ -453,12 +453,12 @@ impl GroupNormOp {
         let demb = emb.map(|e| {
             lower
                 .grad_target(e)
-                .unwrap_or_else(|| (lower.temp("demb", &[self.n, 2 * self.c]), false))
+                .unwrap_or_else(|| Target::assign(lower.temp("demb", &[self.n, 2 * self.c])))
         });
         let sums = lower.temp("sums", &[self.n, 4, self.c]);
         let half = lower.half(dy);
         self.reduce(lower, &SUMS, half, None, |lower, w, stage, partials, workgroups| {
-            let acc = demb.is_some_and(|d| d.1);
+            let acc = demb.is_some_and(|d| d.add);
             lower.launch(Launch {
                 kernel: &SUMS,
                 defines: &sums_defines(
@@ -478,7 +478,7 @@ impl GroupNormOp {
                     Some(weight),
                     Some(bias),
                     emb,
-                    demb.map(|d| d.0),
+                    demb.map(|d| d.tensor),
                     Some(sums),
                     partials,
                     partials,
@@ -559,11 +559,12 @@ impl Op for GroupNormOp {
         let sums = self.sums(lower, node, dy)?;
         // What nobody wants (frozen parameters, the image itself) is written all
         // the same: it is no case worth a variant.
-        let mut target =
-            |id, name| lower.grad_target(id).unwrap_or_else(|| (lower.temp_like(name, id), false));
-        let (dweight, acc_params) = target(weight, "dweight");
-        let (dbias, _) = target(bias, "dbias");
-        let (dx, acc) = target(x, "dx");
+        let mut target = |id, name| {
+            lower.grad_target(id).unwrap_or_else(|| Target::assign(lower.temp_like(name, id)))
+        };
+        let dweight = target(weight, "dweight");
+        let dbias = target(bias, "dbias");
+        let dx = target(x, "dx");
         let b = self.blocks(lower);
         let apply_groups = groups(b.invocations as u64);
         let p = GradsParams {
@@ -580,8 +581,8 @@ impl Op for GroupNormOp {
             defines: &[
                 self.c.is_multiple_of(4).into(),
                 self.options.silu.into(),
-                acc.into(),
-                acc_params.into(),
+                dx.add.into(),
+                dweight.add.into(),
                 0,
                 lower.half(x),
                 lower.half(dy),
@@ -592,9 +593,9 @@ impl Op for GroupNormOp {
                 Some(dy),
                 Some(node.outputs[1]),
                 Some(sums),
-                Some(dx),
-                Some(dweight),
-                Some(dbias),
+                Some(dx.tensor),
+                Some(dweight.tensor),
+                Some(dbias.tensor),
             ],
             groups: apply_groups + groups(self.c as u64),
             flops: 16 * self.elements(),

@@ -81,13 +81,13 @@ impl Op for LabelEmbedding {
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let Some((dtable, acc)) = lower.grad_target(node.inputs[1]) else { return Ok(()) };
+        let Some(dtable) = lower.grad_target(node.inputs[1]) else { return Ok(()) };
         let len = u64::from(self.params.classes) * u64::from(self.params.dim);
         lower.launch(Launch {
             kernel: &BACKWARD,
-            defines: &[acc.into()],
+            defines: &[dtable.add.into()],
             params: bytemuck::bytes_of(&self.params),
-            bindings: &[Some(node.inputs[0]), Some(dy), Some(dtable)],
+            bindings: &[Some(node.inputs[0]), Some(dy), Some(dtable.tensor)],
             groups: groups(len),
             flops: u64::from(self.params.n) * u64::from(self.params.dim),
         })

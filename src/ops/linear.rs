@@ -69,9 +69,7 @@ impl Op for Linear {
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         let i = &node.inputs;
-        if let (Some(dweight), Some((dbias, _))) =
-            (lower.grad_target(i[1]), lower.grad_target(i[2]))
-        {
+        if let (Some(dweight), Some(dbias)) = (lower.grad_target(i[1]), lower.grad_target(i[2])) {
             launch_backward_weight(lower, self.geometry, i[0], dy, dweight, dbias)?;
         }
         match lower.grad_target(i[0]) {

@@ -11,7 +11,7 @@
 
 use super::blocks::{Blocks, expect};
 use super::sum_rows;
-use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
+use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Target, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Result, params};
 
@@ -82,10 +82,10 @@ impl Mse {
         node: &Node,
         dy: TensorId,
         (channels, sign): (u32, f32),
-        (d, acc): (TensorId, bool),
+        d: Target,
     ) -> Result<()> {
         let Mse { c, wide, .. } = *self;
-        let shape = lower.shape(d).to_vec();
+        let shape = lower.shape(d.tensor).to_vec();
         let blocks = Blocks::of("mse", &shape)?;
         let p = BackwardParams {
             n: blocks.n,
@@ -98,9 +98,9 @@ impl Mse {
         };
         lower.launch(Launch {
             kernel: &MSE_BACKWARD,
-            defines: &[(blocks.vec() && wide == c).into(), acc.into()],
+            defines: &[(blocks.vec() && wide == c).into(), d.add.into()],
             params: bytemuck::bytes_of(&p),
-            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(dy), Some(d)],
+            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(dy), Some(d.tensor)],
             groups: blocks.groups(),
             flops: 3 * blocks.elements(),
         })
@@ -138,7 +138,7 @@ impl Op for Mse {
         })?;
         match splits {
             1 => Ok(()),
-            _ => sum_rows(lower, partial, [rows, columns, 1], (y, false)),
+            _ => sum_rows(lower, partial, [rows, columns, 1], Target::assign(y)),
         }
     }
 

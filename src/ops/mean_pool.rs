@@ -173,7 +173,7 @@ impl Op for MeanPool {
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         for (part, x) in self.parts.iter().zip(&node.inputs) {
-            let Some((dx, acc)) = lower.grad_target(*x) else { continue };
+            let Some(dx) = lower.grad_target(*x) else { continue };
             let b = Blocks::new(lower, self.n, part.rows, part.c.div_ceil(4));
             let p = BackwardParams {
                 n: self.n as u32,
@@ -189,9 +189,9 @@ impl Op for MeanPool {
             let vec = [part.c, self.wide, part.offset].iter().all(|e| e.is_multiple_of(4));
             lower.launch(Launch {
                 kernel: &BACKWARD,
-                defines: &[vec.into(), acc.into()],
+                defines: &[vec.into(), dx.add.into()],
                 params: bytemuck::bytes_of(&p),
-                bindings: &[Some(dy), Some(dx)],
+                bindings: &[Some(dy), Some(dx.tensor)],
                 groups: groups(b.invocations as u64),
                 flops: (self.n * part.rows * part.c) as u64,
             })?;

@@ -69,7 +69,7 @@ pub use silu::silu;
 pub use timestep_embedding::timestep_embedding;
 pub use vlb::{VLB_COEFS, VlbOptions, likelihood_terms, vlb};
 
-use crate::graph::{Launch, Lower, TensorId};
+use crate::graph::{Launch, Lower, Target, TensorId};
 use crate::kernel::Kernel;
 use crate::{Result, params};
 
@@ -145,7 +145,7 @@ pub(crate) fn sum_rows(
     lower: &mut Lower,
     x: TensorId,
     [batch, rows, channels]: [usize; 3],
-    (y, accumulate): (TensorId, bool),
+    y: Target,
 ) -> Result<()> {
     // Images are halvable where they are large, so a power of two divides.
     let mut parts = 1;
@@ -153,25 +153,25 @@ pub(crate) fn sum_rows(
         parts *= 2;
     }
     if parts == 1 {
-        return launch_sum_rows(lower, x, [batch, rows, channels], (y, accumulate));
+        return launch_sum_rows(lower, x, [batch, rows, channels], y);
     }
     let partial = lower.temp("partial", &[batch * parts, channels]);
-    launch_sum_rows(lower, x, [batch * parts, rows / parts, channels], (partial, false))?;
-    launch_sum_rows(lower, partial, [batch, parts, channels], (y, accumulate))
+    launch_sum_rows(lower, x, [batch * parts, rows / parts, channels], Target::assign(partial))?;
+    launch_sum_rows(lower, partial, [batch, parts, channels], y)
 }
 
 fn launch_sum_rows(
     lower: &mut Lower,
     x: TensorId,
     [batch, rows, channels]: [usize; 3],
-    (y, accumulate): (TensorId, bool),
+    y: Target,
 ) -> Result<()> {
     let p = SumRowsParams { batch: batch as u32, rows: rows as u32, channels: channels as u32 };
     lower.launch(Launch {
         kernel: &SUM_ROWS,
-        defines: &[accumulate.into(), lower.half(x)],
+        defines: &[y.add.into(), lower.half(x)],
         params: bytemuck::bytes_of(&p),
-        bindings: &[Some(x), Some(y)],
+        bindings: &[Some(x), Some(y.tensor)],
         groups: groups((batch * channels) as u64),
         flops: (batch * rows * channels) as u64,
     })

@@ -16,7 +16,7 @@
 use super::mean_pool::{LANES, WINDOW};
 use super::pixels::Blocks;
 use super::{LOOP_TURNS, groups, sum_rows};
-use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
+use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, Target, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Error, Result, params};
 
@@ -124,7 +124,7 @@ impl Op for PoolTokens {
         if let Some(dpositional) = lower.grad_target(node.inputs[1]) {
             sum_rows(lower, dy, [1, n, (1 + positions) * c], dpositional)?;
         }
-        let Some((dx, acc)) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
+        let Some(dx) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
         let b = Blocks::new(lower, n, positions, c.div_ceil(4));
         let p = BackwardParams {
             n: n as u32,
@@ -136,9 +136,9 @@ impl Op for PoolTokens {
         };
         lower.launch(Launch {
             kernel: &BACKWARD,
-            defines: &[c.is_multiple_of(4).into(), acc.into()],
+            defines: &[c.is_multiple_of(4).into(), dx.add.into()],
             params: bytemuck::bytes_of(&p),
-            bindings: &[Some(dy), Some(dx)],
+            bindings: &[Some(dy), Some(dx.tensor)],
             groups: groups(b.invocations as u64),
             flops: 2 * (n * positions * c) as u64,
         })
@@ -165,22 +165,16 @@ pub fn first_token(g: &mut Graph, x: TensorId) -> Result<TensorId> {
 }
 
 impl FirstToken {
-    fn launch(
-        &self,
-        lower: &mut Lower,
-        x: TensorId,
-        (y, acc): (TensorId, bool),
-        backward: bool,
-    ) -> Result<()> {
+    fn launch(&self, lower: &mut Lower, x: TensorId, y: Target, backward: bool) -> Result<()> {
         let quads = self.c.div_ceil(4);
         let [n, tokens, c] = [self.n, self.tokens, self.c].map(|v| v as u32);
         let p = FirstParams { n, tokens, c, quads: quads as u32 };
-        let rows = if backward && !acc { self.n * self.tokens } else { self.n };
+        let rows = if backward && !y.add { self.n * self.tokens } else { self.n };
         lower.launch(Launch {
             kernel: &FIRST,
-            defines: &[self.c.is_multiple_of(4).into(), backward.into(), acc.into()],
+            defines: &[self.c.is_multiple_of(4).into(), backward.into(), y.add.into()],
             params: bytemuck::bytes_of(&p),
-            bindings: &[Some(x), Some(y)],
+            bindings: &[Some(x), Some(y.tensor)],
             groups: groups((rows * quads) as u64),
             flops: 0,
         })
@@ -193,7 +187,7 @@ impl Op for FirstToken {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        self.launch(lower, node.inputs[0], (node.outputs[0], false), false)
+        self.launch(lower, node.inputs[0], Target::assign(node.outputs[0]), false)
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {

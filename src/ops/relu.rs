@@ -2,7 +2,7 @@
 //! pool. Backward keeps x: dx = dy where x > 0, else 0.
 
 use super::groups;
-use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
+use crate::graph::{Graph, Launch, Lower, Node, Op, Target, TensorId};
 use crate::kernel::{Kernel, accumulate, read};
 use crate::{Result, params};
 
@@ -35,18 +35,13 @@ pub fn relu(g: &mut Graph, x: TensorId) -> Result<TensorId> {
     Ok(g.push(Relu, &[x], &[&shape])[0])
 }
 
-fn launch(
-    lower: &mut Lower,
-    x: TensorId,
-    dy: Option<TensorId>,
-    (y, acc): (TensorId, bool),
-) -> Result<()> {
+fn launch(lower: &mut Lower, x: TensorId, dy: Option<TensorId>, y: Target) -> Result<()> {
     let len = lower.shape(x).iter().product::<usize>();
     lower.launch(Launch {
         kernel: &RELU,
-        defines: &[len.is_multiple_of(4).into(), dy.is_some().into(), acc.into()],
+        defines: &[len.is_multiple_of(4).into(), dy.is_some().into(), y.add.into()],
         params: bytemuck::bytes_of(&Params { len: len as u32 }),
-        bindings: &[Some(x), dy, Some(y)],
+        bindings: &[Some(x), dy, Some(y.tensor)],
         groups: groups(len.div_ceil(4) as u64),
         flops: len as u64,
     })
@@ -58,7 +53,7 @@ impl Op for Relu {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        launch(lower, node.inputs[0], None, (node.outputs[0], false))
+        launch(lower, node.inputs[0], None, Target::assign(node.outputs[0]))
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {

@@ -12,7 +12,7 @@
 
 use super::pixels::Blocks;
 use super::{VEC_HALF, groups};
-use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
+use crate::graph::{Graph, Launch, Lower, Node, Op, Target, TensorId};
 use crate::kernel::{Kernel, accumulate, read};
 use crate::{Error, Result, params};
 
@@ -63,14 +63,8 @@ pub fn downsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
 }
 
 /// Spreads x over y (twice its height and width) or gathers x into y (half).
-fn launch(
-    lower: &mut Lower,
-    x: TensorId,
-    (y, acc): (TensorId, bool),
-    spread: bool,
-    factor: f32,
-) -> Result<()> {
-    let small = lower.shape(if spread { x } else { y });
+fn launch(lower: &mut Lower, x: TensorId, y: Target, spread: bool, factor: f32) -> Result<()> {
+    let small = lower.shape(if spread { x } else { y.tensor });
     let [rows, w, c] = [small[0] * small[1], small[2], small[3]];
     let len = rows * w * c;
     let b = Blocks::new(lower, rows, w, c.div_ceil(4));
@@ -85,9 +79,9 @@ fn launch(
     };
     lower.launch(Launch {
         kernel: &RESAMPLE,
-        defines: &[c.is_multiple_of(4).into(), spread.into(), acc.into(), lower.half(x)],
+        defines: &[c.is_multiple_of(4).into(), spread.into(), y.add.into(), lower.half(x)],
         params: bytemuck::bytes_of(&p),
-        bindings: &[Some(x), Some(y)],
+        bindings: &[Some(x), Some(y.tensor)],
         groups: groups(b.invocations as u64),
         flops: 4 * len as u64,
     })
@@ -100,7 +94,7 @@ impl Op for Resample {
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let factor = if self.up { 1.0 } else { 0.25 };
-        launch(lower, node.inputs[0], (node.outputs[0], false), self.up, factor)
+        launch(lower, node.inputs[0], Target::assign(node.outputs[0]), self.up, factor)
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {

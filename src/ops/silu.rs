@@ -6,7 +6,7 @@
 use super::pixels::share;
 use super::{VEC_HALF, groups};
 use crate::Result;
-use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
+use crate::graph::{Graph, Launch, Lower, Node, Op, Target, TensorId};
 use crate::kernel::{Kernel, accumulate, read};
 use crate::params;
 
@@ -43,22 +43,16 @@ pub fn silu(g: &mut Graph, x: TensorId) -> Result<TensorId> {
     Ok(g.push_as(Silu, &[x], &[&shape], dtype)[0])
 }
 
-fn launch(
-    lower: &mut Lower,
-    x: TensorId,
-    dy: Option<TensorId>,
-    y: TensorId,
-    acc: bool,
-) -> Result<()> {
+fn launch(lower: &mut Lower, x: TensorId, dy: Option<TensorId>, y: Target) -> Result<()> {
     let len = lower.shape(x).iter().product::<usize>();
     let quads = len.div_ceil(4);
     let turns = share(lower, quads, 1);
     let p = Params { len: len as u32, turns: turns as u32 };
     lower.launch(Launch {
         kernel: &SILU,
-        defines: &[len.is_multiple_of(4).into(), dy.is_some().into(), acc.into(), lower.half(x)],
+        defines: &[len.is_multiple_of(4).into(), dy.is_some().into(), y.add.into(), lower.half(x)],
         params: bytemuck::bytes_of(&p),
-        bindings: &[Some(x), dy, Some(y)],
+        bindings: &[Some(x), dy, Some(y.tensor)],
         groups: groups(quads.div_ceil(turns) as u64),
         flops: 8 * len as u64,
     })
@@ -70,13 +64,13 @@ impl Op for Silu {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        launch(lower, node.inputs[0], None, node.outputs[0], false)
+        launch(lower, node.inputs[0], None, Target::assign(node.outputs[0]))
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
         match lower.grad_target(node.inputs[0]) {
-            Some((dx, acc)) => launch(lower, node.inputs[0], Some(dy), dx, acc),
+            Some(dx) => launch(lower, node.inputs[0], Some(dy), dx),
             None => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ use super::conv2d::{self, BACKWARD_X, FORWARD, Geometry};
 use super::conv2d_split;
 use super::gemm::{Params, Shape, SplitParams};
 use crate::caps::Coop;
-use crate::graph::{Launch, Lower, TensorId};
+use crate::graph::{Launch, Lower, Target, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Result, params};
 
@@ -400,13 +400,13 @@ pub(super) fn launch_backward_x(
     block: Block,
     g: &Geometry,
     [dy, weight]: [TensorId; 2],
-    (dx, acc): (TensorId, bool),
+    dx: Target,
 ) -> Result<()> {
     let product = [g.n * g.h * g.w, g.cin, g.cout];
-    let half = [lower.half(dx), lower.half(dy)];
-    let (flags, rest) = ([false, false, acc], [Some(dx)]);
+    let half = [lower.half(dx.tensor), lower.half(dy)];
+    let (flags, rest) = ([false, false, dx.add], [Some(dx.tensor)]);
     match DX_PASS.launch(lower, block, g, (product, half), [dy, weight], (flags, &rest))? {
-        Some(parts) => conv2d_split::launch_sum_dx(lower, g, parts, (dx, acc)),
+        Some(parts) => conv2d_split::launch_sum_dx(lower, g, parts, dx),
         None => Ok(()),
     }
 }

@@ -43,7 +43,7 @@
 use super::blocks::{Blocks, expect};
 use super::gaussian::no_gradient;
 use super::sum_rows;
-use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
+use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Target, TensorId};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::{Result, params};
 
@@ -245,7 +245,7 @@ impl Op for Vlb {
         })?;
         match splits {
             1 => Ok(()),
-            _ => sum_rows(lower, partial, [rows, columns, terms], (y, false)),
+            _ => sum_rows(lower, partial, [rows, columns, terms], Target::assign(y)),
         }
     }
 
@@ -257,7 +257,7 @@ impl Op for Vlb {
             return Ok(());
         }
         let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let Some((dout, acc)) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
+        let Some(dout) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
         let Blocks { n, len, blocks } = self.blocks;
         let p = BackwardParams {
             n,
@@ -273,9 +273,16 @@ impl Op for Vlb {
         let i = &node.inputs;
         lower.launch(Launch {
             kernel: &VLB_BACKWARD,
-            defines: &[self.blocks.vec(), self.options.learned, acc].map(i64::from),
+            defines: &[self.blocks.vec(), self.options.learned, dout.add].map(i64::from),
             params: bytemuck::bytes_of(&p),
-            bindings: &[Some(i[0]), Some(i[1]), Some(i[2]), Some(i[3]), Some(dy), Some(dout)],
+            bindings: &[
+                Some(i[0]),
+                Some(i[1]),
+                Some(i[2]),
+                Some(i[3]),
+                Some(dy),
+                Some(dout.tensor),
+            ],
             groups: self.blocks.groups(),
             flops: 40 * self.blocks.elements(),
         })

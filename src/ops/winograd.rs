@@ -23,7 +23,7 @@
 use super::conv2d::Geometry;
 use super::{gemm, groups, staged};
 use crate::Result;
-use crate::graph::{Launch, Lower, Moments, TensorId, bucket};
+use crate::graph::{Launch, Lower, Moments, Target, TensorId, bucket};
 use crate::kernel::{Kernel, accumulate, read, write};
 use crate::params;
 
@@ -424,10 +424,10 @@ pub(super) fn launch_backward_x(
     g: &Geometry,
     filter: Filter,
     [dy, weight]: [TensorId; 2],
-    (dx, acc): (TensorId, bool),
+    dx: Target,
 ) -> Result<()> {
-    let add = Additions { acc, ..Default::default() };
-    convolve(lower, g, filter, [dy, weight, dx], add, true)
+    let add = Additions { acc: dx.add, ..Default::default() };
+    convolve(lower, g, filter, [dy, weight, dx.tensor], add, true)
 }
 
 /// Adds or assigns the gradients of weight and bias.
@@ -436,8 +436,8 @@ pub(super) fn launch_backward_weight(
     g: &Geometry,
     filter: Filter,
     [x, dy]: [TensorId; 2],
-    (dweight, acc): (TensorId, bool),
-    dbias: TensorId,
+    dweight: Target,
+    dbias: Target,
 ) -> Result<()> {
     let tiling = Tiling::new(filter, g);
     let points = filter.points();
@@ -457,9 +457,9 @@ pub(super) fn launch_backward_weight(
     let p = GradParams { rows: g.cin as u32, quads: (g.cout / 4) as u32, splits: splits as u32 };
     lower.launch(Launch {
         kernel: &GRAD,
-        defines: &[tiling.m(), acc.into()],
+        defines: &[tiling.m(), dweight.add.into()],
         params: bytemuck::bytes_of(&p),
-        bindings: &[Some(partial), Some(dweight), Some(dbias)],
+        bindings: &[Some(partial), Some(dweight.tensor), Some(dbias.tensor)],
         groups: groups(((g.cin + 1) * g.cout / 4) as u64),
         flops: 0,
     })
