@@ -1,6 +1,6 @@
 //! Options of a training run, saved with every checkpoint.
 
-use crate::diffusion::ScheduleSampler;
+use crate::diffusion::TimestepWeights;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,7 @@ pub struct TrainConfig {
     /// Cut images at random from up to a quarter around.
     pub random_crop: bool,
     /// How timesteps are drawn.
-    pub schedule_sampler: ScheduleSampler,
+    pub schedule_sampler: TimestepWeights,
     /// Share of images that are shown without their class, for classifier-free
     /// guidance.
     pub label_dropout: f64,
@@ -94,7 +94,7 @@ impl Default for TrainConfig {
             seed: 0,
             flip: false,
             random_crop: false,
-            schedule_sampler: ScheduleSampler::Uniform,
+            schedule_sampler: TimestepWeights::Uniform,
             label_dropout: 0.0,
             noised: true,
             half: false,

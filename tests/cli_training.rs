@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use demist::checkpoint::{NetworkInfo, read_info, read_network};
-use demist::diffusion::{LossType, MeanType, ScheduleSampler, VarType};
+use demist::diffusion::{LossType, MeanType, TimestepWeights, VarType};
 use support::{Outcome, Place, TINY, atlas, cats_and_dogs, png};
 
 fn train(place: &Place, out: &str, more: &[&str]) -> Outcome {
@@ -68,7 +68,7 @@ fn objectives_are_what_the_file_says() {
         place.run(&sample).expect_success();
     }
     let info = read_info(&place.path("bound/network.safetensors")).unwrap();
-    assert_eq!(info.training.schedule_sampler, ScheduleSampler::LossSecondMoment);
+    assert_eq!(info.training.schedule_sampler, TimestepWeights::LossSecondMoment);
     let both = train(&place, "both", &["--learn-sigma", "--learn-log-variance"]);
     assert_eq!(both.code, Some(2), "{both:#?}");
     assert!(both.stderr.contains("--learn-log-variance"), "{both:#?}");

@@ -7,7 +7,7 @@ mod harness;
 mod tiny;
 
 use demist::checkpoint::{NetworkInfo, read_info, read_network};
-use demist::diffusion::{DiffusionConfig, LossType, ScheduleSampler, VarType};
+use demist::diffusion::{DiffusionConfig, LossType, TimestepWeights, VarType};
 use demist::model::{ModelConfig, UNetConfig};
 use demist::output::metrics::Metrics;
 use demist::recipe::TrainConfig;
@@ -99,7 +99,7 @@ fn all_options() -> TrainConfig {
         ema_rates: vec![0.3, 0.9, 0.999],
         flip: true,
         random_crop: true,
-        schedule_sampler: ScheduleSampler::LossSecondMoment,
+        schedule_sampler: TimestepWeights::LossSecondMoment,
         label_dropout: 0.3,
         seed: 5 + (1 << 40),
         ..Default::default()
@@ -143,7 +143,7 @@ fn all_options_together_resume_to_the_same_bits() {
 fn classifiers_resume_to_the_same_bits() {
     for half in [false, true] {
         let sampler =
-            if half { ScheduleSampler::Uniform } else { ScheduleSampler::LossSecondMoment };
+            if half { TimestepWeights::Uniform } else { TimestepWeights::LossSecondMoment };
         let training = TrainConfig {
             half,
             schedule_sampler: sampler,
@@ -181,7 +181,7 @@ fn every_option_has_an_effect() {
         ("half", TrainConfig { half: true, ..base.clone() }),
         ("seed", TrainConfig { seed: 5, ..base.clone() }),
         ("decay", TrainConfig { weight_decay: 0.0, ..base.clone() }),
-        ("sampler", TrainConfig { schedule_sampler: ScheduleSampler::Uniform, ..base.clone() }),
+        ("sampler", TrainConfig { schedule_sampler: TimestepWeights::Uniform, ..base.clone() }),
     ];
     let name = "weights.out.2.weight";
     for (what, training) in others {
@@ -201,7 +201,7 @@ fn further_averages_are_networks_of_their_own() {
     let training = TrainConfig {
         ema_rates: vec![0.5, 0.9],
         ema_warmup: false,
-        ..TrainConfig { schedule_sampler: ScheduleSampler::Uniform, ..all_options() }
+        ..TrainConfig { schedule_sampler: TimestepWeights::Uniform, ..all_options() }
     };
     let info = info(ModelConfig::UNet(conditional()), learned(4, LossType::Mse), training);
     go(&info, &run_options(root.path()), 3, None).unwrap();

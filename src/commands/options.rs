@@ -4,7 +4,7 @@ use super::shared::{command_line, open_data, parse_bytes, time_limit};
 use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info};
 use demist::data::{Dataset, first_names};
 use demist::diffusion::{
-    DiffusionConfig, LossType, MeanType, NoiseSchedule, ScheduleSampler, SpacedSchedule, VarType,
+    DiffusionConfig, LossType, MeanType, NoiseSchedule, SpacedSchedule, TimestepWeights, VarType,
 };
 use demist::model::ModelConfig;
 use demist::recipe::TrainConfig;
@@ -208,9 +208,9 @@ impl TrainArgs {
             None => self.steps.unwrap_or(10_000),
         };
         let sampler = if self.loss_second_moment {
-            ScheduleSampler::LossSecondMoment
+            TimestepWeights::LossSecondMoment
         } else {
-            ScheduleSampler::Uniform
+            TimestepWeights::Uniform
         };
         let config = TrainConfig {
             batch_size: self.batch_size,

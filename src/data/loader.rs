@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::{Augment, Dataset, Sampler};
+use super::{Augment, DataOrder, Dataset};
 use crate::{Error, Result};
 
 /// Batches kept ready, over all workers.
@@ -82,7 +82,7 @@ impl Loader {
             // More than a batch ahead each would only hold memory.
             n => n.min(64),
         };
-        let sampler = Sampler::new(dataset.len(), options.seed)?;
+        let order = DataOrder::new(dataset.len(), options.seed)?;
         let mut loader = Loader {
             channels: Vec::new(),
             threads: Vec::new(),
@@ -94,7 +94,7 @@ impl Loader {
             let worker = Worker {
                 dataset: dataset.clone(),
                 options: options.clone(),
-                sampler: sampler.clone(),
+                order: order.clone(),
                 stop: loader.stop.clone(),
                 first: first as u64,
                 step: workers as u64,
@@ -146,7 +146,7 @@ impl Drop for Loader {
 struct Worker {
     dataset: Arc<Dataset>,
     options: LoaderOptions,
-    sampler: Sampler,
+    order: DataOrder,
     stop: Arc<AtomicBool>,
     first: u64,
     step: u64,
@@ -184,10 +184,10 @@ impl Worker {
             if self.stop.load(Relaxed) {
                 return Ok(None);
             }
-            let i = self.sampler.index(k);
+            let i = self.order.index(k);
             let augment = Augment {
-                flip: self.options.flip && self.sampler.flip(k),
-                crop: self.options.random_crop.then(|| self.sampler.crop(k)),
+                flip: self.options.flip && self.order.flip(k),
+                crop: self.options.random_crop.then(|| self.order.crop(k)),
             };
             self.dataset.write_floats(i, augment, out)?;
             labels.push(self.dataset.label(i));

@@ -3,7 +3,7 @@
 //!
 //! * [`Dataset`] opens a folder of images, an atlas PNG or IDX files and hands
 //!   out square 8-bit images with class labels.
-//! * [`Sampler`] maps the endless training stream onto the images, so that
+//! * [`DataOrder`] maps the endless training stream onto the images, so that
 //!   resuming needs one counter.
 //! * [`Loader`] prepares batches ahead on threads, in stream order.
 //!
@@ -16,15 +16,15 @@ mod decode;
 mod folder;
 mod idx;
 mod loader;
+mod order;
 mod resize;
-mod sampler;
 
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
 pub use loader::{Batch, Loader, LoaderOptions};
-pub use sampler::Sampler;
+pub use order::DataOrder;
 
 use decode::Pixels;
 

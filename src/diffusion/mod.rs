@@ -14,18 +14,18 @@ mod guidance;
 mod latents;
 mod likelihood;
 mod released;
-pub mod resample;
+
 pub mod respace;
 mod sampling;
 pub mod schedule;
 pub mod tables;
+pub mod timestep_weights;
 
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
 pub use guidance::{Guide, GuideGraph};
 pub use latents::slerp;
 pub use likelihood::{ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob};
 pub use released::released_diffusion;
-pub use resample::{LossSecondMoment, ScheduleSampler};
 pub use respace::{SpacedSchedule, space_timesteps};
 pub(crate) use sampling::check_labels;
 pub use sampling::{
@@ -33,3 +33,4 @@ pub use sampling::{
 };
 pub use schedule::named_betas;
 pub use tables::{QSampleCoefs, Sampler, Tables, q_sample};
+pub use timestep_weights::{LossSecondMoment, TimestepWeights};

@@ -22,8 +22,8 @@ use super::step::QUARTILES;
 use super::{Event, MicroBatch, Noise, RunOptions, StopFlag, TermSum, TrainOutcome, TrainStep};
 use crate::checkpoint::{NetworkInfo, Progress};
 use crate::data::{Batch, Dataset, Loader, LoaderOptions};
-use crate::diffusion::resample::{HISTORY_PER_TERM, draw};
-use crate::diffusion::{LossSecondMoment, ScheduleSampler};
+use crate::diffusion::timestep_weights::{HISTORY_PER_TERM, draw};
+use crate::diffusion::{LossSecondMoment, TimestepWeights};
 use crate::gpu::Ticket;
 use crate::graph::FlatKind;
 use crate::model::{ModelConfig, initialise};
@@ -105,7 +105,7 @@ pub fn train(
             step.flat().write(ctx.gpu, kind, params, &values)?;
         }
     }
-    if info.training.schedule_sampler == ScheduleSampler::LossSecondMoment {
+    if info.training.schedule_sampler == TimestepWeights::LossSecondMoment {
         let steps = info.diffusion.diffusion_steps;
         sampler.get_or_insert_with(|| LossSecondMoment::new(steps, HISTORY_PER_TERM));
     }

@@ -52,21 +52,21 @@ impl SplitMix64 {
 /// Maps stream indices to images. Holds one epoch's permutation (4 bytes per
 /// image) and draws another only when the epoch changes.
 #[derive(Debug, Clone)]
-pub struct Sampler {
+pub struct DataOrder {
     seed: u64,
     epoch: u64,
     order: Vec<u32>,
 }
 
-impl Sampler {
-    /// A sampler over `len` images.
+impl DataOrder {
+    /// The order of `len` images.
     ///
     /// # Errors
     /// If `len` is zero or beyond 32 bits.
-    pub fn new(len: usize, seed: u64) -> Result<Sampler> {
+    pub fn new(len: usize, seed: u64) -> Result<DataOrder> {
         match u32::try_from(len) {
             Ok(0) => Err(Error::Data("cannot sample from no images".to_owned())),
-            Ok(len) => Ok(Sampler { seed, epoch: 0, order: permutation(len, seed, 0) }),
+            Ok(len) => Ok(DataOrder { seed, epoch: 0, order: permutation(len, seed, 0) }),
             Err(_) => Err(Error::Data(format!("{len} images are more than 32 bits can number"))),
         }
     }

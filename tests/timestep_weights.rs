@@ -2,21 +2,21 @@
 //! expectation, and what a saved history may not be.
 
 use demist::diffusion::LossSecondMoment;
-use demist::diffusion::resample::{UNIFORM_SHARE, draw};
+use demist::diffusion::timestep_weights::{UNIFORM_SHARE, draw};
 
 const STEPS: usize = 6;
 const HISTORY: usize = 3;
 
 /// A full history; the loss of timestep t is around (t + 1)^2.
 fn warm() -> LossSecondMoment {
-    let mut sampler = LossSecondMoment::new(STEPS, HISTORY);
+    let mut weights = LossSecondMoment::new(STEPS, HISTORY);
     for round in 0..HISTORY {
         for t in 0..STEPS {
-            sampler.update(t, ((t + 1) * (t + 1)) as f32 + 0.1 * round as f32);
+            weights.update(t, ((t + 1) * (t + 1)) as f32 + 0.1 * round as f32);
         }
     }
-    assert!(sampler.warmed_up());
-    sampler
+    assert!(weights.warmed_up());
+    weights
 }
 
 fn check_sum(p: &[f64]) {
@@ -29,12 +29,12 @@ fn check_sum(p: &[f64]) {
 
 #[test]
 fn probabilities_add_up_to_one_and_follow_the_losses() {
-    let mut sampler = LossSecondMoment::new(STEPS, HISTORY);
+    let mut weights = LossSecondMoment::new(STEPS, HISTORY);
     for i in 0..HISTORY * STEPS - 1 {
-        check_sum(&sampler.probabilities());
-        assert_eq!(sampler.probabilities(), vec![1.0 / STEPS as f64; STEPS], "after {i} losses");
-        sampler.update(i % STEPS, 1.0 + i as f32);
-        assert!(!sampler.warmed_up());
+        check_sum(&weights.probabilities());
+        assert_eq!(weights.probabilities(), vec![1.0 / STEPS as f64; STEPS], "after {i} losses");
+        weights.update(i % STEPS, 1.0 + i as f32);
+        assert!(!weights.warmed_up());
     }
     let p = warm().probabilities();
     check_sum(&p);
@@ -52,41 +52,41 @@ fn probabilities_add_up_to_one_and_follow_the_losses() {
 
 #[test]
 fn old_losses_are_forgotten_and_zeros_mean_nothing() {
-    let mut sampler = warm();
+    let mut weights = warm();
     for _ in 0..HISTORY {
         for t in 0..STEPS {
-            sampler.update(t, 2.0);
+            weights.update(t, 2.0);
         }
     }
-    let p = sampler.probabilities();
+    let p = weights.probabilities();
     assert!(p.iter().all(|p| (p - 1.0 / STEPS as f64).abs() < 1e-12), "{p:?}");
     for _ in 0..HISTORY {
-        (0..STEPS).for_each(|t| sampler.update(t, 0.0));
+        (0..STEPS).for_each(|t| weights.update(t, 0.0));
     }
-    assert_eq!(sampler.probabilities(), vec![1.0 / STEPS as f64; STEPS]);
+    assert_eq!(weights.probabilities(), vec![1.0 / STEPS as f64; STEPS]);
     // Only one timestep has a loss: the others are still drawn.
-    sampler.update(2, 5.0);
-    let p = sampler.probabilities();
+    weights.update(2, 5.0);
+    let p = weights.probabilities();
     check_sum(&p);
     assert!(p[2] > 0.999, "{p:?}");
 }
 
 #[test]
 fn a_loss_that_is_not_finite_is_ignored() {
-    let mut sampler = warm();
-    let before = sampler.clone();
+    let mut weights = warm();
+    let before = weights.clone();
     for loss in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        sampler.update(3, loss);
+        weights.update(3, loss);
     }
-    assert_eq!(sampler, before);
+    assert_eq!(weights, before);
     let mut cold = LossSecondMoment::new(1, 1);
     cold.update(0, f32::NAN);
     assert!(!cold.warmed_up());
     // The largest losses there are.
     for t in 0..STEPS {
-        sampler.update(t, f32::MAX);
+        weights.update(t, f32::MAX);
     }
-    check_sum(&sampler.probabilities());
+    check_sum(&weights.probabilities());
 }
 
 /// Drawn by evenly spread numbers, any function of the timestep has the mean
@@ -127,24 +127,24 @@ fn the_ends_of_the_unit_interval_draw_the_ends() {
 
 #[test]
 fn a_state_makes_the_same_history() {
-    for sampler in [LossSecondMoment::new(STEPS, HISTORY), warm()] {
-        let (losses, counts) = sampler.state();
+    for weights in [LossSecondMoment::new(STEPS, HISTORY), warm()] {
+        let (losses, counts) = weights.state();
         assert_eq!((losses.len(), counts.len()), (STEPS * HISTORY, STEPS));
         let mut again = LossSecondMoment::from_state(STEPS, losses.to_vec(), &counts).unwrap();
-        assert_eq!(again, sampler);
-        let mut sampler = sampler;
+        assert_eq!(again, weights);
+        let mut weights = weights;
         // Also in what is forgotten next.
-        for s in [&mut sampler, &mut again] {
+        for s in [&mut weights, &mut again] {
             s.update(1, 7.0);
         }
-        assert_eq!(again, sampler);
+        assert_eq!(again, weights);
     }
 }
 
 #[test]
 fn a_damaged_state_is_an_error() {
-    let sampler = warm();
-    let (losses, counts) = sampler.state();
+    let weights = warm();
+    let (losses, counts) = weights.state();
     let refused = |steps: usize, losses: Vec<f32>, counts: &[f32]| {
         let error = LossSecondMoment::from_state(steps, losses, counts).unwrap_err().to_string();
         assert!(error.contains("timesteps"), "{error}");

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// How timesteps are drawn for training.
+/// How likely training draws each timestep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ScheduleSampler {
+pub enum TimestepWeights {
     /// Every timestep alike.
     #[default]
     Uniform,
