@@ -219,3 +219,20 @@ fn work_bounds_the_arithmetic_of_a_plan() {
     // The graph is of two images.
     bounds("unet", config.work(), flops(unet(&config, given, 0).unwrap()) / 2.0);
 }
+
+#[test]
+fn defaults_are_those_of_files() {
+    // A file names what has no default; what it leaves out is what `default` says.
+    let unet = r#"{"image_size": 64, "in_channels": 3, "model_channels": 128,
+        "out_channels": 3, "num_res_blocks": 2, "attention_resolutions": [4, 8],
+        "channel_mult": [1, 2, 3, 4]}"#;
+    let read: UNetConfig = serde_json::from_str(unet).unwrap();
+    assert_eq!(read, UNetConfig::default());
+    read.validate().unwrap();
+    let encoder =
+        unet.replace(r#""out_channels": 3"#, r#""pool": "attention", "out_channels": 1000"#);
+    let read: EncoderConfig = serde_json::from_str(&encoder).unwrap();
+    assert_eq!(read, EncoderConfig::default());
+    read.validate().unwrap();
+    assert!(serde_json::from_str::<UNetConfig>("{}").is_err(), "a size has to be given");
+}

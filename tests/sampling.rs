@@ -28,24 +28,17 @@ fn context() -> Context<'static> {
 fn network() -> UNetConfig {
     UNetConfig {
         image_size: SIZE,
-        in_channels: 3,
         model_channels: 32,
         out_channels: 6,
         num_res_blocks: 1,
         attention_resolutions: vec![2],
         dropout: 0.1,
         channel_mult: vec![1.0, 1.0],
-        conv_resample: true,
         num_classes: Some(CLASSES),
-        null_class: false,
-        small_size: None,
-        use_checkpoint: false,
         num_heads: 2,
-        num_head_channels: None,
-        num_heads_upsample: None,
         use_scale_shift_norm: true,
         resblock_updown: true,
-        use_new_attention_order: false,
+        ..Default::default()
     }
 }
 

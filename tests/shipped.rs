@@ -4,8 +4,7 @@ mod harness;
 
 use std::path::Path;
 
-use demist::checkpoint::parameters;
-use demist::checkpoint::read_network;
+use demist::checkpoint::{Holds, parameters, read_network};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{
     SampleJob, SampleOptions, SamplingGraph, SamplingLoop, SamplingNeeds, VarType,
@@ -29,7 +28,7 @@ fn the_shipped_network_says_how_it_was_made() {
     assert_eq!(info.model.classes(), Some(5));
     assert!(info.progress.images_seen >= 10_000, "{:?}", info.progress);
     assert!(info.command.starts_with("demist train assets/faces16.png"), "{}", info.command);
-    assert_eq!(info.holds, "ema");
+    assert_eq!(info.holds, Holds::Weights);
     assert!(!info.device.is_empty());
     assert!(info.model.unet().unwrap().null_class, "it cannot draw without a class");
     assert_eq!(info.diffusion.var_type, VarType::FixedSmall);

@@ -6,7 +6,7 @@ mod common;
 mod harness;
 mod tiny;
 
-use demist::checkpoint::{NetworkInfo, read_info, read_network};
+use demist::checkpoint::{Holds, NetworkInfo, read_info, read_network};
 use demist::diffusion::{DiffusionConfig, LossType, TimestepWeights, VarType};
 use demist::model::{ModelConfig, UNetConfig};
 use demist::output::metrics::Metrics;
@@ -210,7 +210,7 @@ fn further_averages_are_networks_of_their_own() {
         [("network.safetensors", "ema."), ("network_ema_0.9.safetensors", "ema1.")]
     {
         let path = root.path().join(file);
-        assert_eq!(read_info(&path).unwrap().holds, "ema");
+        assert_eq!(read_info(&path).unwrap().holds, Holds::Weights);
         let want: Vec<_> = state
             .iter()
             .filter_map(|(n, v)| Some((n.strip_prefix(prefix)?.to_owned(), v.clone())))
@@ -346,7 +346,7 @@ fn the_best_network_is_kept() {
     assert_eq!(first.progress.best_loss, Some(least));
     let best = folder.join("best.safetensors");
     let (saved, _) = read_network(&best).unwrap();
-    assert_eq!((saved.progress.best_loss, saved.holds.as_str()), (Some(least), "ema"));
+    assert_eq!((saved.progress.best_loss, saved.holds), (Some(least), Holds::Weights));
     let at = steps.iter().zip(&losses).find(|(_, loss)| **loss == least).unwrap().0;
     assert_eq!(saved.progress.step, *at);
     let kept = std::fs::read(&best).unwrap();

@@ -5,7 +5,7 @@ mod common;
 mod harness;
 
 use common::rel_err;
-use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_network};
+use demist::checkpoint::{DataInfo, Holds, NetworkInfo, Progress, read_network};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule};
 use demist::graph::FlatKind;
@@ -37,24 +37,14 @@ fn faces() -> Arc<Dataset> {
 fn network(channel_mult: &[f64]) -> UNetConfig {
     UNetConfig {
         image_size: SIZE,
-        in_channels: 3,
         model_channels: 32,
-        out_channels: 3,
         num_res_blocks: 1,
         attention_resolutions: Vec::new(),
-        dropout: 0.0,
         channel_mult: channel_mult.to_vec(),
-        conv_resample: true,
         num_classes: Some(5),
-        null_class: false,
-        small_size: None,
-        use_checkpoint: false,
         num_heads: 2,
-        num_head_channels: None,
-        num_heads_upsample: None,
         use_scale_shift_norm: true,
-        resblock_updown: false,
-        use_new_attention_order: false,
+        ..Default::default()
     }
 }
 
@@ -211,7 +201,7 @@ fn info(training: TrainConfig) -> NetworkInfo {
         },
         training,
         progress: Progress::default(),
-        holds: "state".into(),
+        holds: Holds::State,
         command: "test".into(),
         device: context().gpu.summary.name.clone(),
         version: "0".into(),

@@ -151,7 +151,7 @@ impl Network {
 
     /// What the names of its weights begin with: a run's state holds other values too.
     fn prefix(&self) -> &'static str {
-        if self.info().holds == "state" { "ema." } else { "" }
+        self.info().holds.prefix()
     }
 
     /// An error about this file.

@@ -21,7 +21,7 @@ pub fn read_any(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Impo
         return Err(Error::file(path, why));
     }
     let (info, file) = read_network(path)?;
-    let prefix = if info.holds == "state" { "ema." } else { "" };
+    let prefix = info.holds.prefix();
     let named = file.tensors.into_iter().filter_map(|(name, tensor)| {
         name.strip_prefix(prefix).map(|name| (name.to_owned(), tensor))
     });

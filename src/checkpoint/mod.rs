@@ -12,7 +12,7 @@ mod torch;
 pub use base::read_any;
 pub use diffusers::{read_diffusers, write_diffusers};
 pub use import::{Imported, import, write_reference};
-pub use network::{DataInfo, NetworkInfo, Progress, read_info, read_network, write_network};
+pub use network::{DataInfo, Holds, NetworkInfo, Progress, read_info, read_network, write_network};
 pub use parameters::{check_parameters, parameters, parameters_to_tensors};
 pub use tensor_file::{Header, Storage, Tensor, TensorData, TensorFile, load_header};
 pub use torch::{read_tensors, read_torch};

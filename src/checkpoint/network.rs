@@ -35,6 +35,38 @@ pub struct Progress {
     pub best_loss: Option<f64>,
 }
 
+/// What the tensors of a network file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Holds {
+    /// All of a run: the trained weights, their averages and both moments, each set
+    /// under its prefix.
+    #[serde(rename = "state")]
+    State,
+    /// One set of weights, under their own names: what is drawn and evaluated with.
+    #[serde(rename = "ema")]
+    Weights,
+}
+
+impl Holds {
+    /// What stands before the names of the weights that are drawn and evaluated with:
+    /// of a state these are the first average.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Holds::State => "ema.",
+            Holds::Weights => "",
+        }
+    }
+}
+
+impl std::fmt::Display for Holds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Holds::State => "state",
+            Holds::Weights => "ema",
+        })
+    }
+}
+
 /// Everything a network file says about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetworkInfo {
@@ -48,8 +80,8 @@ pub struct NetworkInfo {
     pub training: TrainConfig,
     /// How far.
     pub progress: Progress,
-    /// "state" (all of a run, each set of values under its prefix) or "ema".
-    pub holds: String,
+    /// What its tensors are.
+    pub holds: Holds,
     /// The command line.
     pub command: String,
     /// The device that trained it last.

@@ -2,7 +2,7 @@
 
 use super::shared::{command_line, print_network, print_process};
 use demist::checkpoint::{
-    DataInfo, NetworkInfo, Progress, Storage, import as import_network, read_network,
+    DataInfo, Holds, NetworkInfo, Progress, Storage, import as import_network, read_network,
     write_diffusers, write_network, write_reference,
 };
 use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, VarType};
@@ -80,7 +80,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         data: DataInfo { classes: Vec::new(), images: 0, source: args.file.display().to_string() },
         training: TrainConfig::default(),
         progress: Progress::default(),
-        holds: "ema".into(),
+        holds: Holds::Weights,
         command: command_line(),
         device: String::new(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -191,7 +191,7 @@ pub struct ExportArgs {
 pub fn export(args: &ExportArgs) -> Result<()> {
     refuse_itself(&args.file, &args.out)?;
     let (info, mut file) = read_network(&args.file)?;
-    if info.holds == "state" {
+    if info.holds == Holds::State {
         return Err(Error::file(
             &args.file,
             "is the state of a run; export its network.safetensors",

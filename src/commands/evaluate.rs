@@ -5,12 +5,12 @@
 use super::sampling::{Draw, Want, draw, load, values};
 use super::shared::{DeviceArgs, GivenImages, bar, open_device, read_images, stop_on_ctrl_c};
 use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
+use demist::data::Squares;
 use demist::diffusion::{SampleOptions, SpacedSchedule};
 use demist::graph::FlatKind;
 use demist::model::ModelConfig;
 use demist::output::image::{from_u8, psnr, to_u8};
 use demist::recipe::TrainConfig;
-use demist::reference::resize::{ResizeShape, area, bilinear};
 use demist::runtime::{Context, FlatBuffers};
 use demist::train::{Evaluation, Evaluator, StopFlag, evaluation_params};
 use demist::{Error, Result};
@@ -123,11 +123,9 @@ impl Work<'_> {
         let (size, channels, count) = (model.image_size, model.in_channels, self.given.count);
         let originals = &self.given.pixels;
         // What a file would hold.
-        let (large, little) = ([size, size], [small, small]);
-        let down = ResizeShape { n: count, from: large, to: little, c: channels };
-        let low_res = from_u8(&to_u8(&area(&down, originals)));
-        let up = ResizeShape { n: count, from: little, to: large, c: channels };
-        let plain = bilinear(&up, &low_res);
+        let small_images = Squares { pixels: originals, side: size, channels }.by_area(small);
+        let low_res = from_u8(&to_u8(&small_images));
+        let plain = Squares { pixels: &low_res, side: small, channels }.bilinear(size);
         let want = Want { batch: self.args.batch.min(count), ..Default::default() };
         let loaded = load(self.ctx, &self.args.file, self.info.clone(), self.file, want)?;
         let options = SampleOptions {

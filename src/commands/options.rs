@@ -1,7 +1,7 @@
 //! Options that the training commands share, and what they make of a new run.
 
 use super::shared::{command_line, open_data, parse_bytes, time_limit};
-use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info};
+use demist::checkpoint::{DataInfo, Holds, NetworkInfo, Progress, read_info};
 use demist::data::{Dataset, first_names};
 use demist::diffusion::{
     DiffusionConfig, LossType, MeanType, NoiseSchedule, SpacedSchedule, TimestepWeights, VarType,
@@ -312,7 +312,7 @@ pub fn new_info(
         },
         training,
         progress: Progress::default(),
-        holds: "state".into(),
+        holds: Holds::State,
         command: command_line(),
         device: String::new(),
         version: env!("CARGO_PKG_VERSION").into(),

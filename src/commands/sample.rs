@@ -231,7 +231,7 @@ fn stages(args: &Args, base: &NetworkInfo, named: &NetworkInfo) -> Result<Vec<Ne
         SpacedSchedule::new(&info.diffusion, steps)
             .map_err(|e| Error::file(path, e.to_string()))?;
         // A file that does not fit is found now, not when its turn comes.
-        let prefix = if info.holds == "state" { "ema." } else { "" };
+        let prefix = info.holds.prefix();
         check_parameters(&model_params(&info.model)?, &file, prefix)
             .map_err(|e| Error::file(path, e))?;
         size = model.image_size;

@@ -48,8 +48,7 @@ pub fn values(
     info: &NetworkInfo,
     file: &TensorFile,
 ) -> Result<Vec<Vec<f32>>> {
-    let prefix = if info.holds == "state" { "ema." } else { "" };
-    parameters(params, file, prefix).map_err(|e| Error::file(path, e))
+    parameters(params, file, info.holds.prefix()).map_err(|e| Error::file(path, e))
 }
 
 /// Uploads weights for a plan.

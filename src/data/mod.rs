@@ -15,6 +15,7 @@ mod atlas;
 mod decode;
 mod folder;
 mod idx;
+mod interpolate;
 mod loader;
 mod order;
 mod resize;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
+pub use interpolate::Squares;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::DataOrder;
 

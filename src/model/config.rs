@@ -162,6 +162,58 @@ pub struct UNetConfig {
     pub use_new_attention_order: bool,
 }
 
+impl Default for UNetConfig {
+    /// What the reference's constructor takes where nothing is given. Where it asks for
+    /// a value, that of the reference's scripts: an unconditional network for colour
+    /// images of 64 pixels, of base width 128, which predicts no variance.
+    fn default() -> Self {
+        UNetConfig {
+            image_size: 64,
+            in_channels: 3,
+            model_channels: 128,
+            out_channels: 3,
+            num_res_blocks: 2,
+            attention_resolutions: vec![4, 8],
+            dropout: 0.0,
+            channel_mult: vec![1.0, 2.0, 3.0, 4.0],
+            conv_resample: yes(),
+            num_classes: None,
+            null_class: false,
+            small_size: None,
+            use_checkpoint: false,
+            num_heads: one(),
+            num_head_channels: None,
+            num_heads_upsample: None,
+            use_scale_shift_norm: false,
+            resblock_updown: false,
+            use_new_attention_order: false,
+        }
+    }
+}
+
+impl Default for EncoderConfig {
+    /// As [`UNetConfig::default`], for 1000 classes and with the attention pool.
+    fn default() -> Self {
+        EncoderConfig {
+            image_size: 64,
+            in_channels: 3,
+            model_channels: 128,
+            out_channels: 1000,
+            num_res_blocks: 2,
+            attention_resolutions: vec![4, 8],
+            dropout: 0.0,
+            channel_mult: vec![1.0, 2.0, 3.0, 4.0],
+            conv_resample: yes(),
+            num_heads: one(),
+            num_head_channels: None,
+            use_scale_shift_norm: false,
+            resblock_updown: false,
+            use_new_attention_order: false,
+            pool: Pool::Attention,
+        }
+    }
+}
+
 fn yes() -> bool {
     true
 }
@@ -219,26 +271,6 @@ impl UNetConfig {
             _ => Ok(()),
         }
     }
-
-    pub(super) fn trunk(&self) -> Trunk<'_> {
-        Trunk {
-            image_size: self.image_size,
-            in_channels: self.in_channels,
-            model_channels: self.model_channels,
-            num_res_blocks: self.num_res_blocks,
-            attention_resolutions: &self.attention_resolutions,
-            dropout: self.dropout,
-            channel_mult: &self.channel_mult,
-            conv_resample: self.conv_resample,
-            use_checkpoint: self.use_checkpoint,
-            num_heads: self.num_heads,
-            num_head_channels: self.num_head_channels,
-            num_heads_upsample: self.num_heads_upsample,
-            use_scale_shift_norm: self.use_scale_shift_norm,
-            resblock_updown: self.resblock_updown,
-            use_new_attention_order: self.use_new_attention_order,
-        }
-    }
 }
 
 impl EncoderConfig {
@@ -292,46 +324,64 @@ impl EncoderConfig {
         };
         (0..=last).map(of_level).sum::<usize>() + trunk.channels(last)
     }
-
-    pub(super) fn trunk(&self) -> Trunk<'_> {
-        Trunk {
-            image_size: self.image_size,
-            in_channels: self.in_channels,
-            model_channels: self.model_channels,
-            num_res_blocks: self.num_res_blocks,
-            attention_resolutions: &self.attention_resolutions,
-            dropout: self.dropout,
-            channel_mult: &self.channel_mult,
-            conv_resample: self.conv_resample,
-            use_checkpoint: false,
-            num_heads: self.num_heads,
-            num_head_channels: self.num_head_channels,
-            num_heads_upsample: None,
-            use_scale_shift_norm: self.use_scale_shift_norm,
-            resblock_updown: self.resblock_updown,
-            use_new_attention_order: self.use_new_attention_order,
-        }
-    }
 }
 
-/// The options that describe blocks, shared by both networks.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Trunk<'a> {
-    pub image_size: usize,
-    pub in_channels: usize,
-    pub model_channels: usize,
-    pub num_res_blocks: usize,
-    pub attention_resolutions: &'a [usize],
-    pub dropout: f32,
-    pub channel_mult: &'a [f64],
-    pub conv_resample: bool,
-    pub use_checkpoint: bool,
-    pub num_heads: usize,
-    pub num_head_channels: Option<usize>,
-    pub num_heads_upsample: Option<usize>,
-    pub use_scale_shift_norm: bool,
-    pub resblock_updown: bool,
-    pub use_new_attention_order: bool,
+/// Declares [`Trunk`] and how both networks become one, from one list of fields.
+macro_rules! trunk {
+    (values { $($value:ident: $type:ty,)+ } lists { $($list:ident: $item:ty,)+ }) => {
+        /// The options that describe blocks, shared by both networks.
+        #[derive(Debug, Clone, Copy)]
+        pub(super) struct Trunk<'a> {
+            $(pub $value: $type,)+
+            $(pub $list: &'a [$item],)+
+            /// Of the U-Net alone.
+            pub use_checkpoint: bool,
+            /// Of the U-Net alone.
+            pub num_heads_upsample: Option<usize>,
+        }
+
+        impl UNetConfig {
+            pub(super) fn trunk(&self) -> Trunk<'_> {
+                Trunk {
+                    $($value: self.$value,)+
+                    $($list: &self.$list,)+
+                    use_checkpoint: self.use_checkpoint,
+                    num_heads_upsample: self.num_heads_upsample,
+                }
+            }
+        }
+
+        impl EncoderConfig {
+            pub(super) fn trunk(&self) -> Trunk<'_> {
+                Trunk {
+                    $($value: self.$value,)+
+                    $($list: &self.$list,)+
+                    use_checkpoint: false,
+                    num_heads_upsample: None,
+                }
+            }
+        }
+    };
+}
+
+trunk! {
+    values {
+        image_size: usize,
+        in_channels: usize,
+        model_channels: usize,
+        num_res_blocks: usize,
+        dropout: f32,
+        conv_resample: bool,
+        num_heads: usize,
+        num_head_channels: Option<usize>,
+        use_scale_shift_norm: bool,
+        resblock_updown: bool,
+        use_new_attention_order: bool,
+    }
+    lists {
+        attention_resolutions: usize,
+        channel_mult: f64,
+    }
 }
 
 fn fail<T>(detail: impl std::fmt::Display) -> Result<T> {

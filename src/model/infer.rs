@@ -228,19 +228,16 @@ impl Structure {
             out_channels: self.out_channels,
             num_res_blocks: self.num_res_blocks,
             attention_resolutions: self.attention_resolutions(),
-            dropout: 0.0,
             channel_mult: self.channel_mult(),
             conv_resample: self.between != Between::Plain,
             num_classes: self.classes,
-            null_class: false,
             small_size,
-            use_checkpoint: false,
             num_heads,
             num_head_channels,
-            num_heads_upsample: None,
             use_scale_shift_norm: self.adaptive,
             resblock_updown: self.between == Between::Blocks,
             use_new_attention_order: hints.new_attention_order,
+            ..Default::default()
         };
         config.validate()?;
         Ok(config)
@@ -270,7 +267,6 @@ impl Structure {
             out_channels: self.out_channels,
             num_res_blocks: self.num_res_blocks,
             attention_resolutions: self.attention_resolutions(),
-            dropout: 0.0,
             channel_mult: self.channel_mult(),
             conv_resample: self.between != Between::Plain,
             num_heads,
@@ -279,6 +275,7 @@ impl Structure {
             resblock_updown: self.between == Between::Blocks,
             use_new_attention_order: hints.new_attention_order,
             pool,
+            ..Default::default()
         };
         config.validate()?;
         Ok(config)

@@ -12,24 +12,15 @@ fn adm(
 ) -> UNetConfig {
     UNetConfig {
         image_size,
-        in_channels: 3,
         model_channels,
         out_channels: 6,
-        num_res_blocks: 2,
         attention_resolutions: attention_sizes.iter().map(|s| image_size / s).collect(),
-        dropout: 0.0,
         channel_mult: channel_mult.to_vec(),
-        conv_resample: true,
-        num_classes: None,
-        null_class: false,
-        small_size: None,
-        use_checkpoint: false,
         num_heads: 4,
         num_head_channels: Some(64),
-        num_heads_upsample: None,
         use_scale_shift_norm: true,
         resblock_updown: true,
-        use_new_attention_order: false,
+        ..Default::default()
     }
 }
 
@@ -92,20 +83,12 @@ const NAMES: [&str; 19] = [
 fn classifier(image_size: usize, channel_mult: &[f64]) -> EncoderConfig {
     EncoderConfig {
         image_size,
-        in_channels: 3,
-        model_channels: 128,
-        out_channels: 1000,
-        num_res_blocks: 2,
         attention_resolutions: [32, 16, 8].map(|size| image_size / size).to_vec(),
-        dropout: 0.0,
         channel_mult: channel_mult.to_vec(),
-        conv_resample: true,
-        num_heads: 1,
         num_head_channels: Some(64),
         use_scale_shift_norm: true,
         resblock_updown: true,
-        use_new_attention_order: false,
-        pool: Pool::Attention,
+        ..Default::default()
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::TrainStep;
 use super::step::state_kinds;
-use crate::checkpoint::{NetworkInfo, Progress, Tensor, TensorFile, read_network, write_network};
+use crate::checkpoint::{
+    Holds, NetworkInfo, Progress, Tensor, TensorFile, read_network, write_network,
+};
 use crate::checkpoint::{parameters, parameters_to_tensors};
 use crate::diffusion::LossSecondMoment;
 use crate::graph::FlatKind;
@@ -56,7 +58,7 @@ pub(super) fn save_network(
     let values = step.flat().read(ctx.gpu, kind, params)?;
     let mut file = TensorFile::default();
     file.tensors.extend(parameters_to_tensors(params, &values, "")?);
-    write_network(path, &NetworkInfo { holds: "ema".into(), ..info.clone() }, file, false)
+    write_network(path, &NetworkInfo { holds: Holds::Weights, ..info.clone() }, file, false)
 }
 
 /// Writes the whole state.
@@ -83,7 +85,7 @@ pub(super) fn save_state(
         state.tensors.insert(HISTORY.into(), Tensor::f32(shape, losses.to_vec())?);
         state.tensors.insert(COUNTS.into(), Tensor::f32(vec![steps], counts)?);
     }
-    write_network(path, &NetworkInfo { holds: "state".into(), ..info.clone() }, state, false)
+    write_network(path, &NetworkInfo { holds: Holds::State, ..info.clone() }, state, false)
 }
 
 /// Uploads a saved state; returns its position and the sampler's history.

@@ -3,12 +3,11 @@
 
 use super::TrainStep;
 use crate::checkpoint::NetworkInfo;
-use crate::data::{Augment, Dataset};
+use crate::data::{Augment, Dataset, Squares};
 use crate::diffusion::{SampleJob, SampleOptions, SamplingLoop};
 use crate::graph::FlatKind;
 use crate::model::UNetConfig;
 use crate::output::{Grid, image::to_u8};
-use crate::reference::resize::{ResizeShape, area};
 use crate::runtime::Context;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -109,8 +108,7 @@ impl Preview {
             dataset.write_floats(at, Augment::default(), out)?;
             labels.push(dataset.label(at));
         }
-        let shape = ResizeShape { n: COLUMNS, from: [size, size], to: [small, small], c: channels };
-        let low_res = area(&shape, &originals);
+        let low_res = Squares { pixels: &originals, side: size, channels }.by_area(small);
         let labels = if model.num_classes.is_some() { labels } else { Vec::new() };
         let job = SampleJob {
             count: COLUMNS,
@@ -119,21 +117,7 @@ impl Preview {
             ..Default::default()
         };
         let drawn = self.sampling.sample(ctx, &Self::options(info), &job, &mut |_| Ok(()))?;
-        let given = enlarge(&low_res, [COLUMNS, small, small, channels], size);
+        let given = Squares { pixels: &low_res, side: small, channels }.by_repetition(size);
         Ok([given, drawn, originals].concat())
     }
-}
-
-/// Repeats pixels, so that a small image is seen as it is.
-fn enlarge(images: &[f32], [n, h, w, c]: [usize; 4], size: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(n * size * size * c);
-    for image in images.chunks(h * w * c).take(n) {
-        for y in 0..size {
-            for x in 0..size {
-                let at = (y * h / size * w + x * w / size) * c;
-                out.extend_from_slice(&image[at..at + c]);
-            }
-        }
-    }
-    out
 }

@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 use crate::{common, harness};
-use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_network};
+use demist::checkpoint::{DataInfo, Holds, NetworkInfo, Progress, read_network};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, NoiseSchedule};
 use demist::graph::{FlatKind, ParamInfo, Plan};
@@ -112,7 +112,7 @@ pub fn info(model: ModelConfig, diffusion: DiffusionConfig, training: TrainConfi
         },
         training,
         progress: Progress::default(),
-        holds: "state".into(),
+        holds: Holds::State,
         command: "test".into(),
         device: context().gpu.summary.name.clone(),
         version: "0".into(),

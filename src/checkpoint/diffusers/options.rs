@@ -159,18 +159,13 @@ pub(super) fn read_config(options: &Options, hints: &Hints) -> Result<UNetConfig
         attention_resolutions: blocks.attention_resolutions,
         dropout: options.get("dropout").and_then(Value::as_f64).unwrap_or(0.0) as f32,
         channel_mult: channels.iter().map(|&c| multiplier(c, channels[0])).collect(),
-        conv_resample: true,
         num_classes: options.count("num_class_embeds")?,
-        null_class: false,
-        small_size: None,
-        use_checkpoint: false,
-        num_heads: 1,
         num_head_channels: head_channels,
-        num_heads_upsample: None,
         use_scale_shift_norm: adaptive,
         resblock_updown: blocks.updown,
         // Three matrices one after the other: what we make of theirs.
         use_new_attention_order: true,
+        ..Default::default()
     };
     config.validate().map_err(|e| Error::Config(format!("{}: {e}", options.path.display())))?;
     Ok(config)
