@@ -5,6 +5,8 @@
 
 mod api;
 pub mod bench;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod blocking;
 pub mod caps;
 pub mod checkpoint;
 pub mod data;
@@ -24,9 +26,11 @@ pub mod runtime;
 pub mod train;
 pub mod tuning;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use api::block_on;
 pub use api::{
     AdapterSummary, Classes, Compiling, Device, DeviceOptions, DrawRequest, DrawStep, Drawn,
     Generator, Image, ImageLikelihood, LikelihoodRequest, LikelihoodStep, Likelihoods, Network,
-    OnCompiling, Sampler, Watch, block_on, slerp,
+    OnCompiling, Sampler, Watch, slerp,
 };
 pub use error::{Error, Result};

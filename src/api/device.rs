@@ -1,7 +1,7 @@
 //! [`Device`]: an open adapter with its compiled kernels.
 
 use crate::caps::Caps;
-use crate::gpu::{AdapterSummary, Gpu, list_adapters};
+use crate::gpu::{AdapterSummary, Gpu, list_adapters_async};
 use crate::runtime::{Compiling, Context, Pipelines};
 use crate::tuning::{Cache, Forced, TuningFile};
 use crate::{Error, Result};
@@ -54,7 +54,7 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] if there is none; it says what to install.
     pub async fn list() -> Result<Vec<AdapterSummary>> {
-        list_adapters()
+        list_adapters_async().await
     }
 
     /// Opens an adapter.
@@ -72,8 +72,10 @@ impl Device {
     /// [`Error::Device`] if there is no such adapter, or it refuses.
     pub async fn open(options: DeviceOptions) -> Result<Device> {
         let adapter = options.adapter.as_deref();
-        let mut gpu =
-            if options.measuring { Gpu::open_for_measuring(adapter)? } else { Gpu::open(adapter)? };
+        let mut gpu = match options.measuring {
+            true => Gpu::open_for_measuring_async(adapter).await?,
+            false => Gpu::open_async(adapter).await?,
+        };
         gpu.caps.forced = options.forced;
         let key = gpu.summary.key();
         let mut tuning_fault = None;
@@ -84,7 +86,7 @@ impl Device {
             }
         }
         let mut pipelines = match &options.cache {
-            Some(cache) => Pipelines::kept_in(&gpu, &cache.pipelines(&key)),
+            Some(cache) => Pipelines::kept_in_async(&gpu, &cache.pipelines(&key)).await,
             None => Pipelines::new(),
         };
         if options.checked {

@@ -18,12 +18,11 @@ pub use likelihood::{LikelihoodRequest, LikelihoodStep, Likelihoods};
 pub use network::Network;
 pub use request::{Classes, DrawRequest};
 
-use std::future::Future;
-
 /// Waits for a future of this crate on the calling thread, for native programs
 /// without an asynchronous runtime.
 ///
 /// A browser must not block its thread; there the futures are awaited.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+#[cfg(not(target_arch = "wasm32"))]
+pub fn block_on<T>(future: impl std::future::Future<Output = T>) -> T {
     pollster::block_on(future)
 }

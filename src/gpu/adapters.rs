@@ -109,24 +109,27 @@ fn rank(summary: &AdapterSummary) -> usize {
 /// All adapters able to compute, best first. GL is asked only where nothing
 /// better answers (or the environment variable WGPU_BACKEND names it): it
 /// shows the same hardware once more, and its loader is noisy.
-fn adapters() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
+async fn adapters() -> Result<Vec<(AdapterSummary, wgpu::Adapter)>> {
     let gl = wgpu::Backends::GL;
     let tries =
         wgpu::Backends::from_env().map_or(vec![wgpu::Backends::all() - gl, gl], |b| vec![b]);
-    let found = tries.into_iter().map(adapters_of).find(|f| !f.is_empty()).unwrap_or_default();
-    if found.is_empty() {
-        return Err(Error::Device(
-            "no GPU adapter found; install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers, which also brings a software one)".into(),
-        ));
+    for backends in tries {
+        let found = adapters_of(backends).await;
+        if !found.is_empty() {
+            return Ok(found);
+        }
     }
-    Ok(found)
+    Err(Error::Device(
+        "no GPU adapter found; install a Vulkan driver (on Debian: apt-get install mesa-vulkan-drivers, which also brings a software one)".into(),
+    ))
 }
 
-fn adapters_of(backends: wgpu::Backends) -> Vec<(AdapterSummary, wgpu::Adapter)> {
+async fn adapters_of(backends: wgpu::Backends) -> Vec<(AdapterSummary, wgpu::Adapter)> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     descriptor.backends = backends;
     let instance = wgpu::Instance::new(descriptor);
-    let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(backends))
+    let found = instance.enumerate_adapters(backends).await;
+    let mut found: Vec<_> = found
         .into_iter()
         .filter(|a| {
             let flags = a.get_downlevel_capabilities().flags;
@@ -143,12 +146,12 @@ fn adapters_of(backends: wgpu::Backends) -> Vec<(AdapterSummary, wgpu::Adapter)>
 ///
 /// # Errors
 /// [`Error::Device`] if there is none, saying what to install.
-pub fn list_adapters() -> Result<Vec<AdapterSummary>> {
-    Ok(adapters()?.into_iter().map(|(s, _)| s).collect())
+pub async fn list_adapters_async() -> Result<Vec<AdapterSummary>> {
+    Ok(adapters().await?.into_iter().map(|(s, _)| s).collect())
 }
 
-pub(super) fn select(selector: Option<&str>) -> Result<wgpu::Adapter> {
-    let mut found = adapters()?;
+pub(super) async fn select(selector: Option<&str>) -> Result<wgpu::Adapter> {
+    let mut found = adapters().await?;
     let Some(wanted) = selector else { return Ok(found.swap_remove(0).1) };
     let by_index = wanted.parse::<usize>().ok().filter(|i| *i < found.len());
     let by_name = || {

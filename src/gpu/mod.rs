@@ -1,12 +1,16 @@
 //! The only module that speaks wgpu besides the runtime: adapters, the
 //! device with its limits, transfers, and errors turned into values.
+//!
+//! What a browser makes its caller await is an async function here. On other targets
+//! its future waits within the call, so it needs no executor that drives the device;
+//! the crate's file `blocking.rs` holds the forms for callers that just wait.
 
 mod adapters;
 mod coop;
 mod memory;
 mod transfer;
 
-pub use adapters::{AdapterSummary, list_adapters};
+pub use adapters::{AdapterSummary, list_adapters_async};
 pub use transfer::Ticket;
 
 use crate::caps::Caps;
@@ -34,36 +38,36 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Device`] if there is no such adapter or it refuses a device.
-    pub fn open(selector: Option<&str>) -> Result<Gpu> {
-        Self::open_with(selector, wgpu::Features::empty())
+    pub async fn open_async(selector: Option<&str>) -> Result<Gpu> {
+        Self::open_with(selector, wgpu::Features::empty()).await
     }
 
-    /// As [`Gpu::open`], with what measuring uses where the adapter offers it:
+    /// As [`Gpu::open_async`], with what measuring uses where the adapter offers it:
     /// timestamps, and arithmetic in half precision. No kernel of an op needs it.
     ///
     /// # Errors
-    /// As [`Gpu::open`].
-    pub fn open_for_measuring(selector: Option<&str>) -> Result<Gpu> {
+    /// As [`Gpu::open_async`].
+    pub async fn open_for_measuring_async(selector: Option<&str>) -> Result<Gpu> {
         let timestamps = wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
-        Self::open_with(selector, timestamps | wgpu::Features::SHADER_F16)
+        Self::open_with(selector, timestamps | wgpu::Features::SHADER_F16).await
     }
 
     /// Opens an adapter with those of the `wanted` features that it offers.
-    fn open_with(selector: Option<&str>, wanted: wgpu::Features) -> Result<Gpu> {
-        Self::open_on(adapters::select(selector)?, wanted)
+    async fn open_with(selector: Option<&str>, wanted: wgpu::Features) -> Result<Gpu> {
+        Self::open_on(adapters::select(selector).await?, wanted).await
     }
 
     /// Another device on the same adapter, with the same features.
     ///
     /// # Errors
     /// [`Error::Device`] if the adapter refuses.
-    pub fn another(&self) -> Result<Gpu> {
-        Self::open_on(self.adapter.clone(), self.device.features())
+    pub async fn another_async(&self) -> Result<Gpu> {
+        Self::open_on(self.adapter.clone(), self.device.features()).await
     }
 
-    fn open_on(adapter: wgpu::Adapter, wanted: wgpu::Features) -> Result<Gpu> {
+    async fn open_on(adapter: wgpu::Adapter, wanted: wgpu::Features) -> Result<Gpu> {
         let summary = AdapterSummary::of(&adapter);
         let offered = adapter.limits();
         let digits = size_of_val(&crate::kernel::DIGITS) as u32;
@@ -82,7 +86,7 @@ impl Gpu {
             min_storage_buffer_offset_alignment: offered.min_storage_buffer_offset_alignment,
             ..wgpu::Limits::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        let descriptor = wgpu::DeviceDescriptor {
             label: Some("demist"),
             // Subgroups and a pipeline cache change nothing until they are used.
             required_features: adapter.features()
@@ -90,8 +94,11 @@ impl Gpu {
             required_limits: limits.clone(),
             experimental_features: coop::permission(coop),
             ..Default::default()
-        }))
-        .map_err(|e| Error::Device(format!("{}: {e}", summary.name)))?;
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::Device(format!("{}: {e}", summary.name)))?;
         let fault = Arc::new(Mutex::new(None));
         let sink = fault.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| note(&sink, e.to_string())));
@@ -107,7 +114,10 @@ impl Gpu {
             wide_accesses: software && device.features().contains(wgpu::Features::SHADER_INT64),
             compiles_at_launch: summary.is_llvmpipe(),
             coop,
-            subgroups: !software && device.features().contains(wgpu::Features::SUBGROUP),
+            // A browser wants `enable subgroups;` in the text, which naga does not know.
+            subgroups: !software
+                && !cfg!(target_arch = "wasm32")
+                && device.features().contains(wgpu::Features::SUBGROUP),
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             // One alignment for all devices keeps flat buffers identical.

@@ -3,6 +3,8 @@
 use super::Gpu;
 use crate::caps::human_bytes;
 use crate::{Error, Result};
+use futures_channel::oneshot;
+#[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
 
 /// Usages of every buffer that kernels see.
@@ -11,18 +13,15 @@ const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
     .union(wgpu::BufferUsages::COPY_SRC);
 
 /// A wait longer than this means a hung driver, not a slow kernel.
+#[cfg(not(target_arch = "wasm32"))]
 const WAIT_LIMIT: Duration = Duration::from_secs(600);
-
-/// Names submitted work, to wait for it; see [`Gpu::wait_for`].
-#[derive(Debug, Clone)]
-pub struct Ticket(pub(crate) Option<wgpu::SubmissionIndex>);
 
 impl Gpu {
     /// A zeroed storage buffer of at least `bytes`.
     ///
     /// # Errors
     /// [`Error::Memory`] if the device has no room or its limits forbid it.
-    pub(crate) fn storage_buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
+    pub(crate) async fn storage_buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
         let size = bytes.max(4).next_multiple_of(4);
         if size > self.caps.max_buffer {
             return Err(Error::Memory(format!(
@@ -32,11 +31,11 @@ impl Gpu {
                 human_bytes(self.caps.max_buffer)
             )));
         }
-        self.guarded_buffer(label, size, STORAGE)
+        self.guarded_buffer(label, size, STORAGE).await
     }
 
     /// Creates a buffer and turns allocation failure into a value.
-    pub(crate) fn guarded_buffer(
+    pub(crate) async fn guarded_buffer(
         &self,
         label: &str,
         size: u64,
@@ -49,7 +48,7 @@ impl Gpu {
             usage,
             mapped_at_creation: false,
         });
-        match pollster::block_on(scope.pop()) {
+        match scope.pop().await {
             Some(_) => Err(Error::Memory(format!(
                 "{} has no room for {label} ({})",
                 self.summary.name,
@@ -64,13 +63,13 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Device`] if the device is lost or hangs.
-    pub(crate) fn read(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> Result<Vec<Vec<u8>>> {
+    pub(crate) async fn read_async(
+        &self,
+        ranges: &[(&wgpu::Buffer, u64, u64)],
+    ) -> Result<Vec<Vec<u8>>> {
         let total: u64 = ranges.iter().map(|r| r.2.next_multiple_of(4)).sum();
-        let staging = self.guarded_buffer(
-            "readback",
-            total.max(4),
-            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        )?;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.guarded_buffer("readback", total.max(4), usage).await?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut at = 0;
         for (buffer, offset, bytes) in ranges {
@@ -79,14 +78,14 @@ impl Gpu {
             at += size;
         }
         self.queue.submit([encoder.finish()]);
-        let (sender, receiver) = std::sync::mpsc::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |r| {
-            let _ = sender.send(r);
+        let (sender, receiver) = oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |outcome| {
+            // Nobody listens where the caller gave the read up.
+            let _ = sender.send(outcome);
         });
-        self.wait()?;
+        self.wait_async().await?;
         // Another thread's poll may have taken the callback and be about to call it.
-        let mapped = receiver.recv_timeout(WAIT_LIMIT);
-        if !matches!(mapped, Ok(Ok(()))) {
+        if !matches!(receiver.await, Ok(Ok(()))) {
             self.check()?;
             return Err(Error::Device(format!("{}: reading back failed", self.summary.name)));
         }
@@ -102,25 +101,69 @@ impl Gpu {
         Ok(out)
     }
 
-    /// Blocks until all submitted work is done.
+    /// Waits until all submitted work is done.
     ///
     /// # Errors
     /// [`Error::Device`] if the device is lost, faulted or hangs.
-    pub fn wait(&self) -> Result<()> {
-        self.wait_for(&Ticket(None))
+    pub async fn wait_async(&self) -> Result<()> {
+        self.wait_for_async(&Ticket::new(self, None)).await
     }
 
-    /// Blocks until the work named by `ticket` is done.
+    /// Waits until the work named by `ticket` is done.
     ///
     /// # Errors
     /// [`Error::Device`] if the device is lost, faulted or hangs.
-    pub fn wait_for(&self, ticket: &Ticket) -> Result<()> {
-        let submission_index = ticket.0.clone();
-        let wait = wgpu::PollType::Wait { submission_index, timeout: Some(WAIT_LIMIT) };
-        let outcome = self.device.poll(wait);
+    pub async fn wait_for_async(&self, ticket: &Ticket) -> Result<()> {
+        let outcome = ticket.done(self).await;
         self.check()?;
-        outcome.map(|_| ()).map_err(|e| {
-            Error::Device(format!("{}: waiting for the device: {e}", self.summary.name))
+        outcome.map_err(|why| {
+            Error::Device(format!("{}: waiting for the device: {why}", self.summary.name))
         })
+    }
+}
+
+/// Names submitted work, to wait for it; see [`Gpu::wait_for_async`].
+///
+/// A native device is asked for the work by its number. A browser is not: it calls back.
+#[derive(Debug)]
+pub struct Ticket {
+    #[cfg(not(target_arch = "wasm32"))]
+    number: Option<wgpu::SubmissionIndex>,
+    /// Empty once it was waited for.
+    #[cfg(target_arch = "wasm32")]
+    called: std::cell::Cell<Option<oneshot::Receiver<()>>>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Ticket {
+    /// Of the submission `number`, or of all work so far.
+    pub(crate) fn new(_: &Gpu, number: Option<wgpu::SubmissionIndex>) -> Ticket {
+        Ticket { number }
+    }
+
+    async fn done(&self, gpu: &Gpu) -> std::result::Result<(), String> {
+        let submission_index = self.number.clone();
+        let wait = wgpu::PollType::Wait { submission_index, timeout: Some(WAIT_LIMIT) };
+        gpu.device.poll(wait).map(drop).map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Ticket {
+    /// Of all work so far, which the submission just made ends.
+    pub(crate) fn new(gpu: &Gpu, _: Option<wgpu::SubmissionIndex>) -> Ticket {
+        let (sender, receiver) = oneshot::channel();
+        gpu.queue.on_submitted_work_done(move || {
+            // Nobody listens where the ticket was dropped.
+            let _ = sender.send(());
+        });
+        Ticket { called: std::cell::Cell::new(Some(receiver)) }
+    }
+
+    async fn done(&self, _: &Gpu) -> std::result::Result<(), String> {
+        match self.called.take() {
+            Some(receiver) => receiver.await.map_err(|_| "it is gone".into()),
+            None => Ok(()),
+        }
     }
 }

@@ -36,7 +36,7 @@ struct State {
 
 impl PipelineFile {
     /// The cache of a device that can have one, with what `path` holds.
-    pub fn open(gpu: &Gpu, path: &Path) -> Option<PipelineFile> {
+    pub async fn open(gpu: &Gpu, path: &Path) -> Option<PipelineFile> {
         if !gpu.device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
         }
@@ -53,7 +53,7 @@ impl PipelineFile {
                 fallback: true,
             })
         };
-        if pollster::block_on(scope.pop()).is_some() {
+        if scope.pop().await.is_some() {
             return None;
         }
         let state = Mutex::new(State { saved, ..State::default() });

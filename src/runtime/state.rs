@@ -22,16 +22,18 @@ impl FlatBuffers {
     ///
     /// # Errors
     /// [`Error::Memory`] if the device has no room.
-    pub fn new(gpu: &Gpu, layout: &ParamLayout, kinds: &[FlatKind]) -> Result<Self> {
+    pub async fn new_async(gpu: &Gpu, layout: &ParamLayout, kinds: &[FlatKind]) -> Result<Self> {
         let (layout, version) = (layout.clone(), Arc::new(AtomicU64::new(1)));
         let mut flat = FlatBuffers { layout, buffers: HashMap::new(), version };
         for kind in kinds {
             match kind {
-                FlatKind::LossScale => flat.allocate(gpu, *kind, 0, SCALE_BYTES)?,
+                FlatKind::LossScale => flat.allocate(gpu, *kind, 0, SCALE_BYTES).await?,
                 _ => {
                     let l = &flat.layout;
                     let chunks = if kind.is_half() { l.packed } else { l.chunks.len() };
-                    (0..chunks).try_for_each(|i| flat.allocate_chunk(gpu, *kind, i))?;
+                    for i in 0..chunks {
+                        flat.allocate_chunk(gpu, *kind, i).await?;
+                    }
                 }
             }
         }
@@ -43,20 +45,21 @@ impl FlatBuffers {
     ///
     /// # Errors
     /// [`Error::Memory`] if the device has no room.
-    pub fn inference(gpu: &Gpu, layout: &ParamLayout) -> Result<Self> {
-        let mut flat = Self::new(gpu, layout, &[FlatKind::Half])?;
+    pub async fn inference_async(gpu: &Gpu, layout: &ParamLayout) -> Result<Self> {
+        let mut flat = Self::new_async(gpu, layout, &[FlatKind::Half]).await?;
         for i in layout.packed..layout.chunks.len() {
-            flat.allocate_chunk(gpu, FlatKind::Weights, i)?;
+            flat.allocate_chunk(gpu, FlatKind::Weights, i).await?;
         }
         Ok(flat)
     }
 
-    fn allocate_chunk(&mut self, gpu: &Gpu, kind: FlatKind, i: usize) -> Result<()> {
-        self.allocate(gpu, kind, i, self.layout.chunks[i] as u64 * kind.element_bytes())
+    async fn allocate_chunk(&mut self, gpu: &Gpu, kind: FlatKind, i: usize) -> Result<()> {
+        let bytes = self.layout.chunks[i] as u64 * kind.element_bytes();
+        self.allocate(gpu, kind, i, bytes).await
     }
 
-    fn allocate(&mut self, gpu: &Gpu, kind: FlatKind, i: usize, bytes: u64) -> Result<()> {
-        let buffer = gpu.storage_buffer(&format!("{kind:?} chunk {i}"), bytes)?;
+    async fn allocate(&mut self, gpu: &Gpu, kind: FlatKind, i: usize, bytes: u64) -> Result<()> {
+        let buffer = gpu.storage_buffer(&format!("{kind:?} chunk {i}"), bytes).await?;
         self.buffers.insert((kind, i), buffer);
         Ok(())
     }
@@ -120,14 +123,20 @@ impl FlatBuffers {
     ///
     /// # Errors
     /// [`Error::Device`] if the device is lost or the kind is not allocated.
-    pub fn read(&self, gpu: &Gpu, kind: FlatKind, params: &[ParamInfo]) -> Result<Vec<Vec<f32>>> {
+    pub async fn read_async(
+        &self,
+        gpu: &Gpu,
+        kind: FlatKind,
+        params: &[ParamInfo],
+    ) -> Result<Vec<Vec<f32>>> {
         let mut chunks: Vec<Vec<f32>> = Vec::new();
         for (i, len) in self.layout.chunks.iter().enumerate() {
             if kind.is_half() && i >= self.layout.packed {
                 break;
             }
             let buffer = self.chunk(kind, i).ok_or_else(|| missing(kind))?;
-            let raw = &gpu.read(&[(buffer, 0, *len as u64 * kind.element_bytes())])?[0];
+            let bytes = *len as u64 * kind.element_bytes();
+            let raw = &gpu.read_async(&[(buffer, 0, bytes)]).await?[0];
             chunks.push(if kind.is_half() {
                 widen(raw)
             } else {
@@ -155,10 +164,10 @@ impl FlatBuffers {
     ///
     /// # Errors
     /// [`Error::Device`] if it is not allocated or the device is lost.
-    pub fn read_loss_scale(&self, gpu: &Gpu) -> Result<[f32; 4]> {
+    pub async fn read_loss_scale_async(&self, gpu: &Gpu) -> Result<[f32; 4]> {
         let kind = FlatKind::LossScale;
         let buffer = self.chunk(kind, 0).ok_or_else(|| missing(kind))?;
-        let raw = gpu.read(&[(buffer, 0, SCALE_BYTES)])?;
+        let raw = gpu.read_async(&[(buffer, 0, SCALE_BYTES)]).await?;
         Ok(bytemuck::pod_read_unaligned(&raw[0]))
     }
 }

@@ -5,10 +5,11 @@
 //! dispatch each; a device without timestamps is timed by the host, which waits
 //! after every dispatch. [`Program::run`] knows nothing of this.
 
-use super::{FLOPS_PER_SUBMIT, Program, Step};
+use super::program::Program;
+use super::step::{FLOPS_PER_SUBMIT, Step};
 use crate::gpu::Gpu;
 use crate::{Error, Result};
-use std::time::Instant;
+use web_time::Instant;
 
 /// Dispatches to a query set, which holds at most 4096 timestamps.
 const BATCH: usize = 2000;
@@ -29,7 +30,7 @@ pub enum Clock {
 }
 
 impl Clock {
-    /// The best that the device was opened with; see [`Gpu::open_for_measuring`].
+    /// The best that the device was opened with; see [`Gpu::open_for_measuring_async`].
     pub fn of(gpu: &Gpu) -> Clock {
         let features = gpu.device.features();
         if features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES) {
@@ -71,12 +72,14 @@ impl Program {
     /// # Errors
     /// [`Error::Device`] if the device reported a fault or offers no such clock,
     /// [`Error::Memory`] without room for the timestamps.
-    pub fn run_timed(&self, gpu: &Gpu, clock: Clock) -> Result<Vec<Span>> {
+    pub async fn run_timed_async(&self, gpu: &Gpu, clock: Clock) -> Result<Vec<Span>> {
         let steps = self.due();
         let all = steps.len() == self.steps.len();
         let timed = match clock {
-            Clock::Host => run_by_host(gpu, &steps)?,
-            Clock::BetweenDispatches | Clock::AroundPasses => run_by_queries(gpu, clock, &steps)?,
+            Clock::Host => run_by_host(gpu, &steps).await?,
+            Clock::BetweenDispatches | Clock::AroundPasses => {
+                run_by_queries(gpu, clock, &steps).await?
+            }
         };
         let mut timed = timed.into_iter();
         let mut at = 0;
@@ -91,19 +94,19 @@ impl Program {
     }
 }
 
-fn run_by_host(gpu: &Gpu, steps: &[&Step]) -> Result<Vec<Span>> {
+async fn run_by_host(gpu: &Gpu, steps: &[&Step]) -> Result<Vec<Span>> {
     let begun = Instant::now();
     let now = || begun.elapsed().as_nanos() as u64;
     let mut ticks = Vec::with_capacity(steps.len());
     for step in steps {
         let start = now();
-        step.run_alone(gpu)?;
+        step.run_alone(gpu).await?;
         ticks.push([start, now()]);
     }
     Ok(spans(&ticks, 1.0))
 }
 
-fn run_by_queries(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<Span>> {
+async fn run_by_queries(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<Span>> {
     let wanted = match clock {
         Clock::AroundPasses => wgpu::Features::TIMESTAMP_QUERY,
         _ => wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES,
@@ -116,7 +119,7 @@ fn run_by_queries(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<Span>>
     let mut rest = steps;
     while !rest.is_empty() {
         let (batch, after) = rest.split_at(batch_len(rest));
-        ticks.extend(timed_batch(gpu, clock, batch)?);
+        ticks.extend(timed_batch(gpu, clock, batch).await?);
         rest = after;
     }
     Ok(spans(&ticks, gpu.queue.get_timestamp_period().into()))
@@ -134,7 +137,7 @@ fn batch_len(steps: &[&Step]) -> usize {
 }
 
 /// Runs `steps` and returns the ticks at which each began and ended.
-fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<[u64; 2]>> {
+async fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<[u64; 2]>> {
     let inside = clock == Clock::BetweenDispatches;
     let count = if inside { steps.len() + 1 } else { 2 * steps.len() } as u32;
     let set = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
@@ -144,7 +147,7 @@ fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<[u64; 2]>
     });
     let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
     let bytes = u64::from(count) * QUERY_BYTES;
-    let resolved = gpu.guarded_buffer("timestamps", bytes, usage)?;
+    let resolved = gpu.guarded_buffer("timestamps", bytes, usage).await?;
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     if inside {
         let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -166,7 +169,7 @@ fn timed_batch(gpu: &Gpu, clock: Clock, steps: &[&Step]) -> Result<Vec<[u64; 2]>
     }
     encoder.resolve_query_set(&set, 0..count, &resolved, 0);
     gpu.queue.submit([encoder.finish()]);
-    let raw = &gpu.read(&[(&resolved, 0, bytes)])?[0];
+    let raw = &gpu.read_async(&[(&resolved, 0, bytes)]).await?[0];
     let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(raw);
     let pair =
         |i: usize| if inside { [ticks[i], ticks[i + 1]] } else { [ticks[2 * i], ticks[2 * i + 1]] };

@@ -6,11 +6,10 @@
 //! does it beside the first, and the driver's own cache then spares the first device
 //! the work.
 
-use super::Step;
-use super::pipelines::{Compiled, storage_bindings};
+use super::compile::{Compiled, Job, storage_bindings};
+use super::step::Step;
 use crate::Result;
 use crate::gpu::Gpu;
-use crate::kernel::Kernel;
 
 /// Bytes of what is bound, no less than any shader's smallest binding.
 const BYTES: u64 = 4096;
@@ -19,13 +18,8 @@ const BYTES: u64 = 4096;
 ///
 /// # Errors
 /// [`crate::Error::Device`] if the device reported a fault.
-pub(super) fn warm_up(
-    gpu: &Gpu,
-    kernel: &Kernel,
-    defines: &[i64],
-    opened: u32,
-    compiled: &Compiled,
-) -> Result<()> {
+pub(super) async fn warm_up(gpu: &Gpu, job: &Job, compiled: &Compiled) -> Result<()> {
+    let Job { key: (_, defines, opened), kernel, .. } = job;
     let buffer = |usage| {
         let label = Some("stand-in of a binding");
         let size = BYTES;
@@ -36,7 +30,7 @@ pub(super) fn warm_up(
     // What is read and what is written may not be of one buffer.
     let [read, written] = [(); 2].map(|()| buffer(wgpu::BufferUsages::STORAGE));
     let params = wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() };
-    let storage = storage_bindings(kernel, defines, opened).map(|(binding, read_only)| {
+    let storage = storage_bindings(kernel, defines, *opened).map(|(binding, read_only)| {
         let buffer = if read_only { &read } else { &written };
         wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() }
     });
@@ -54,5 +48,5 @@ pub(super) fn warm_up(
         immediates: kernel.uses_immediates(defines),
         prepares: false,
     };
-    step.run_alone(gpu)
+    step.run_alone(gpu).await
 }

@@ -1,0 +1,99 @@
+//! The blocking forms of what is asynchronous, for native programs: each function here
+//! waits for its namesake that ends in `_async`, which says what it does and when it fails.
+//!
+//! A native device needs no executor: its futures wait within the call.
+
+use crate::Result;
+use crate::gpu::{self, AdapterSummary, Gpu, Ticket};
+use crate::graph::{Dispatch, FlatKind, ParamInfo, ParamLayout, Plan, TensorId};
+use crate::runtime::{Clock, CompileOptions, Context, FlatBuffers, Pipelines, Program, Span};
+use pollster::block_on;
+
+/// Blocking form of [`gpu::list_adapters_async`].
+pub fn list_adapters() -> Result<Vec<AdapterSummary>> {
+    block_on(gpu::list_adapters_async())
+}
+
+impl Gpu {
+    /// Blocking form of [`Gpu::open_async`].
+    pub fn open(selector: Option<&str>) -> Result<Gpu> {
+        block_on(Gpu::open_async(selector))
+    }
+
+    /// Blocking form of [`Gpu::open_for_measuring_async`].
+    pub fn open_for_measuring(selector: Option<&str>) -> Result<Gpu> {
+        block_on(Gpu::open_for_measuring_async(selector))
+    }
+
+    /// Blocking form of [`Gpu::another_async`].
+    pub fn another(&self) -> Result<Gpu> {
+        block_on(self.another_async())
+    }
+
+    /// Blocking form of [`Gpu::wait_async`].
+    pub fn wait(&self) -> Result<()> {
+        block_on(self.wait_async())
+    }
+
+    /// Blocking form of [`Gpu::wait_for_async`].
+    pub fn wait_for(&self, ticket: &Ticket) -> Result<()> {
+        block_on(self.wait_for_async(ticket))
+    }
+}
+
+impl Pipelines {
+    /// Blocking form of [`Pipelines::kept_in_async`].
+    #[cfg(feature = "files")]
+    pub fn kept_in(gpu: &Gpu, path: &std::path::Path) -> Pipelines {
+        block_on(Pipelines::kept_in_async(gpu, path))
+    }
+
+    /// Blocking form of [`Pipelines::make_ready_async`].
+    pub fn make_ready(&self, gpu: &Gpu, dispatches: &[Dispatch]) -> Result<()> {
+        block_on(self.make_ready_async(gpu, dispatches))
+    }
+}
+
+impl FlatBuffers {
+    /// Blocking form of [`FlatBuffers::new_async`].
+    pub fn new(gpu: &Gpu, layout: &ParamLayout, kinds: &[FlatKind]) -> Result<FlatBuffers> {
+        block_on(FlatBuffers::new_async(gpu, layout, kinds))
+    }
+
+    /// Blocking form of [`FlatBuffers::inference_async`].
+    pub fn inference(gpu: &Gpu, layout: &ParamLayout) -> Result<FlatBuffers> {
+        block_on(FlatBuffers::inference_async(gpu, layout))
+    }
+
+    /// Blocking form of [`FlatBuffers::read_async`].
+    pub fn read(&self, gpu: &Gpu, kind: FlatKind, params: &[ParamInfo]) -> Result<Vec<Vec<f32>>> {
+        block_on(self.read_async(gpu, kind, params))
+    }
+
+    /// Blocking form of [`FlatBuffers::read_loss_scale_async`].
+    pub fn read_loss_scale(&self, gpu: &Gpu) -> Result<[f32; 4]> {
+        block_on(self.read_loss_scale_async(gpu))
+    }
+}
+
+impl Program {
+    /// Blocking form of [`Program::compile_async`].
+    pub fn compile(
+        ctx: Context,
+        plan: Plan,
+        flat: &FlatBuffers,
+        options: CompileOptions,
+    ) -> Result<Program> {
+        block_on(Program::compile_async(ctx, plan, flat, options))
+    }
+
+    /// Blocking form of [`Program::read_async`].
+    pub fn read(&self, gpu: &Gpu, ids: &[TensorId]) -> Result<Vec<Vec<f32>>> {
+        block_on(self.read_async(gpu, ids))
+    }
+
+    /// Blocking form of [`Program::run_timed_async`].
+    pub fn run_timed(&self, gpu: &Gpu, clock: Clock) -> Result<Vec<Span>> {
+        block_on(self.run_timed_async(gpu, clock))
+    }
+}
