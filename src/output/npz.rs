@@ -5,11 +5,10 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Cursor, Read, Seek, Write};
 use std::path::Path;
 
-use npyz::npz::NpzArchive;
-use npyz::zip::result::ZipError;
-use npyz::zip::write::FileOptions;
-use npyz::zip::{CompressionMethod, DateTime, ZipWriter};
 use npyz::{AutoSerialize, NpyFile, Order, WriterBuilder};
+use zip::result::ZipError;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use crate::files::atomic;
 use crate::{Error, Result};
@@ -78,7 +77,7 @@ pub fn save_floats(path: &Path, name: &str, values: &[f32], shape: &[usize]) -> 
 pub fn load_samples(path: &Path) -> Result<Samples> {
     let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
     let bad = |e: io::Error| Error::file(path, format!("not a usable .npz archive: {e}"));
-    let mut archive = NpzArchive::new(BufReader::new(file)).map_err(bad)?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| bad(e.into()))?;
     let images = read_array::<u8, _>(&mut archive, "arr_0").map_err(bad)?;
     let (images, dims) =
         images.ok_or_else(|| Error::file(path, "the archive holds no array `arr_0`"))?;
@@ -108,7 +107,7 @@ fn write_array<W: Write + Seek, T: AutoSerialize + Copy>(
     // 50,000 images of 256x256 pass the 4 GiB that a plain zip entry can hold.
     let large = size_of_val(values) >= (u32::MAX as usize) - (1 << 16);
     // A fixed date: the same samples are the same file.
-    let options = FileOptions::default()
+    let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
         .last_modified_time(DateTime::default())
         .large_file(large);
@@ -125,11 +124,11 @@ fn write_array<W: Write + Seek, T: AutoSerialize + Copy>(
 
 /// An array and its shape, or `None` if the archive has none of that name.
 fn read_array<T: npyz::Deserialize, R: Read + Seek>(
-    archive: &mut NpzArchive<R>,
+    archive: &mut ZipArchive<R>,
     name: &str,
 ) -> io::Result<Option<(Vec<T>, Vec<usize>)>> {
     let refuse = |what: &str| invalid(format!("`{name}` {what}"));
-    let mut entry = match archive.zip_archive().by_name(&format!("{name}.npy")) {
+    let mut entry = match archive.by_name(&format!("{name}.npy")) {
         Ok(entry) => entry,
         Err(ZipError::FileNotFound) => return Ok(None),
         Err(e) => return Err(refuse(&e.to_string())),
