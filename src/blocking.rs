@@ -4,9 +4,17 @@
 //! A native device needs no executor: its futures wait within the call.
 
 use crate::Result;
+use crate::diffusion::{
+    DiffusionConfig, GivenNoise, Guide, GuideGraph, ImageLikelihood, Likelihood, LikelihoodGraph,
+    LikelihoodJob, SampleJob, SampleOptions, SampleProgress, SamplingGraph, SamplingLoop,
+};
 use crate::gpu::{self, AdapterSummary, Gpu, Ticket};
 use crate::graph::{Dispatch, FlatKind, ParamInfo, ParamLayout, Plan, TensorId};
+use crate::model::{EncoderConfig, ModelConfig, UNetConfig};
+use crate::ops::LossScale;
+use crate::recipe::TrainConfig;
 use crate::runtime::{Clock, CompileOptions, Context, FlatBuffers, Pipelines, Program, Span};
+use crate::train::{Evaluation, Evaluator, Noise, TermSum, TrainStep};
 use pollster::block_on;
 
 /// Blocking form of [`gpu::list_adapters_async`].
@@ -95,5 +103,139 @@ impl Program {
     /// Blocking form of [`Program::run_timed_async`].
     pub fn run_timed(&self, gpu: &Gpu, clock: Clock) -> Result<Vec<Span>> {
         block_on(self.run_timed_async(gpu, clock))
+    }
+}
+
+impl Guide {
+    /// Blocking form of [`Guide::compile_async`].
+    pub fn compile(
+        ctx: Context,
+        wiring: GuideGraph,
+        plan: (Plan, TensorId),
+        model: &EncoderConfig,
+        diffusion: &DiffusionConfig,
+        flat: &FlatBuffers,
+    ) -> Result<Guide> {
+        block_on(Guide::compile_async(ctx, wiring, plan, model, diffusion, flat))
+    }
+}
+
+impl SamplingLoop {
+    /// Blocking form of [`SamplingLoop::new_async`].
+    pub fn new(
+        ctx: Context,
+        model: &UNetConfig,
+        diffusion: &DiffusionConfig,
+        batch: usize,
+        flat: &FlatBuffers,
+        weights: FlatKind,
+    ) -> Result<SamplingLoop> {
+        block_on(SamplingLoop::new_async(ctx, model, diffusion, batch, flat, weights))
+    }
+
+    /// Blocking form of [`SamplingLoop::compile_async`].
+    pub fn compile(
+        ctx: Context,
+        wiring: SamplingGraph,
+        plan: Plan,
+        diffusion: &DiffusionConfig,
+        weights: (&FlatBuffers, FlatKind),
+        guide: Option<Guide>,
+    ) -> Result<SamplingLoop> {
+        block_on(SamplingLoop::compile_async(ctx, wiring, plan, diffusion, weights, guide))
+    }
+
+    /// Blocking form of [`SamplingLoop::sample_async`].
+    pub fn sample(
+        &self,
+        ctx: Context,
+        options: &SampleOptions,
+        job: &SampleJob,
+        progress: &mut dyn FnMut(SampleProgress) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        block_on(self.sample_async(ctx, options, job, progress))
+    }
+}
+
+impl Likelihood {
+    /// Blocking form of [`Likelihood::compile_async`].
+    pub fn compile(
+        ctx: Context,
+        wiring: LikelihoodGraph,
+        plan: Plan,
+        diffusion: &DiffusionConfig,
+        respacing: &str,
+        flat: &FlatBuffers,
+    ) -> Result<Likelihood> {
+        block_on(Likelihood::compile_async(ctx, wiring, plan, diffusion, respacing, flat))
+    }
+
+    /// Blocking form of [`Likelihood::evaluate_async`].
+    pub fn evaluate(
+        &self,
+        ctx: Context,
+        job: &LikelihoodJob,
+        noise: Option<GivenNoise>,
+        progress: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<ImageLikelihood>> {
+        block_on(self.evaluate_async(ctx, job, noise, progress))
+    }
+}
+
+impl TrainStep {
+    /// Blocking form of [`TrainStep::new_async`].
+    pub fn new(
+        ctx: Context,
+        model: &ModelConfig,
+        diffusion: &DiffusionConfig,
+        config: &TrainConfig,
+        noise: Noise,
+    ) -> Result<TrainStep> {
+        block_on(TrainStep::new_async(ctx, model, diffusion, config, noise))
+    }
+
+    /// Blocking form of [`TrainStep::loss_scale_async`].
+    pub fn loss_scale(&self, ctx: Context) -> Result<Option<LossScale>> {
+        block_on(self.loss_scale_async(ctx))
+    }
+
+    /// Blocking form of [`TrainStep::take_terms_async`].
+    pub fn take_terms(&self, ctx: Context) -> Result<(Vec<TermSum>, f64)> {
+        block_on(self.take_terms_async(ctx))
+    }
+
+    /// Blocking form of [`TrainStep::image_terms_async`].
+    pub fn image_terms(&self, ctx: Context) -> Result<Vec<(&'static str, Vec<f32>)>> {
+        block_on(self.image_terms_async(ctx))
+    }
+
+    /// Blocking form of [`TrainStep::image_losses_async`].
+    pub fn image_losses(&self, ctx: Context) -> Result<Vec<f32>> {
+        block_on(self.image_losses_async(ctx))
+    }
+}
+
+impl Evaluator {
+    /// Blocking form of [`Evaluator::new_async`].
+    pub fn new(
+        ctx: Context,
+        model: &ModelConfig,
+        diffusion: &DiffusionConfig,
+        config: &TrainConfig,
+        flat: &FlatBuffers,
+        weights: FlatKind,
+    ) -> Result<Evaluator> {
+        block_on(Evaluator::new_async(ctx, model, diffusion, config, flat, weights))
+    }
+
+    /// Blocking form of [`Evaluator::run_async`].
+    pub fn run(
+        &self,
+        ctx: Context,
+        images: usize,
+        fetch: &dyn Fn(usize, &mut [f32]) -> Result<u32>,
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Evaluation> {
+        block_on(self.run_async(ctx, images, fetch, progress))
     }
 }

@@ -78,8 +78,8 @@ impl Guide {
     ///
     /// # Errors
     /// [`Error::Memory`] if the device has no room.
-    pub fn compile(
-        ctx: Context,
+    pub async fn compile_async(
+        ctx: Context<'_>,
         wiring: GuideGraph,
         (plan, gradient): (Plan, TensorId),
         model: &EncoderConfig,
@@ -87,7 +87,7 @@ impl Guide {
         flat: &FlatBuffers,
     ) -> Result<Guide> {
         let options = CompileOptions { weights: FlatKind::Weights, ..Default::default() };
-        let program = Program::compile(ctx, plan, flat, options)?;
+        let program = Program::compile_async(ctx, plan, flat, options).await?;
         let (model, diffusion) = (model.clone(), diffusion.clone());
         Ok(Guide { wiring, program, gradient, model, diffusion })
     }

@@ -140,8 +140,8 @@ impl Likelihood {
     /// # Errors
     /// [`Error::Memory`] if the device has no room, [`Error::Config`] for an
     /// impossible respacing.
-    pub fn compile(
-        ctx: Context,
+    pub async fn compile_async(
+        ctx: Context<'_>,
         wiring: LikelihoodGraph,
         plan: Plan,
         diffusion: &DiffusionConfig,
@@ -149,7 +149,7 @@ impl Likelihood {
         flat: &FlatBuffers,
     ) -> Result<Likelihood> {
         let options = CompileOptions { weights: FlatKind::Weights, ..Default::default() };
-        let program = Program::compile(ctx, plan, flat, options)?;
+        let program = Program::compile_async(ctx, plan, flat, options).await?;
         let schedule = SpacedSchedule::new(diffusion, respacing)?;
         let tables = schedule.tables()?;
         let batch = wiring.graph.shape(wiring.t)[0];
@@ -177,11 +177,11 @@ impl Likelihood {
     ///
     /// # Errors
     /// [`Error::Shape`] for operands that do not fit, [`Error::Device`] on a fault.
-    pub fn evaluate(
+    pub async fn evaluate_async(
         &self,
-        ctx: Context,
-        job: &LikelihoodJob,
-        noise: Option<GivenNoise>,
+        ctx: Context<'_>,
+        job: &LikelihoodJob<'_>,
+        noise: Option<GivenNoise<'_>>,
         progress: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<ImageLikelihood>> {
         let (gpu, w) = (ctx.gpu, &self.wiring);
@@ -209,7 +209,8 @@ impl Likelihood {
             if let (Some(id), Some(noise)) = (w.noise, noise) {
                 self.program.write(gpu, id, &noise(done))?;
             }
-            for (score, terms) in scores.iter_mut().zip(self.terms(ctx, job, i)?.chunks(TERMS)) {
+            let terms = self.terms(ctx, job, i).await?;
+            for (score, terms) in scores.iter_mut().zip(terms.chunks(TERMS)) {
                 score.vb.push(terms[0].into());
                 score.xstart_mse.push(terms[1].into());
                 score.mse.push(terms[2].into());
@@ -234,7 +235,7 @@ impl Likelihood {
     }
 
     /// The terms [n, 3] of kept step `i`.
-    fn terms(&self, ctx: Context, job: &LikelihoodJob, i: usize) -> Result<Vec<f32>> {
+    async fn terms(&self, ctx: Context<'_>, job: &LikelihoodJob<'_>, i: usize) -> Result<Vec<f32>> {
         let (gpu, w, n) = (ctx.gpu, &self.wiring, self.batch);
         let t = self.schedule.model_timestep(i, &self.diffusion);
         let [lo, hi] = rng::key(job.seed);
@@ -244,6 +245,6 @@ impl Likelihood {
         self.program.write(gpu, w.bound, &bound)?;
         self.program.write(gpu, w.rng, &[lo, hi, i as u32, job.first as u32])?;
         self.program.run(gpu)?;
-        Ok(self.program.read(gpu, &[w.terms])?.remove(0))
+        Ok(self.program.read_async(gpu, &[w.terms]).await?.remove(0))
     }
 }

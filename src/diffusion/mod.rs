@@ -24,7 +24,7 @@ pub mod timestep_weights;
 pub use config::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
 pub use guidance::{Guide, GuideGraph};
 pub use latents::slerp;
-pub use likelihood::{ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob};
+pub use likelihood::{GivenNoise, ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob};
 pub use released::released_diffusion;
 pub use respace::{SpacedSchedule, space_timesteps};
 pub(crate) use sampling::check_labels;

@@ -210,8 +210,8 @@ impl SamplingLoop {
     ///
     /// # Errors
     /// [`Error::Memory`] if the device has no room.
-    pub fn new(
-        ctx: Context,
+    pub async fn new_async(
+        ctx: Context<'_>,
         model: &UNetConfig,
         diffusion: &DiffusionConfig,
         batch: usize,
@@ -220,17 +220,17 @@ impl SamplingLoop {
     ) -> Result<SamplingLoop> {
         let wiring = SamplingGraph::new(model, batch, SamplingNeeds::default())?;
         let plan = wiring.plan(&ctx.gpu.caps)?;
-        Self::compile(ctx, wiring, plan, diffusion, (flat, weights), None)
+        Self::compile_async(ctx, wiring, plan, diffusion, (flat, weights), None).await
     }
 
-    /// As [`new`](Self::new), from a graph and its plan, and a classifier if
+    /// As [`new_async`](Self::new_async), from a graph and its plan, and a classifier if
     /// the graph takes its gradient.
     ///
     /// # Errors
     /// [`Error::Memory`] if the device has no room, [`Error::Config`] if the
     /// classifier does not fit the network.
-    pub fn compile(
-        ctx: Context,
+    pub async fn compile_async(
+        ctx: Context<'_>,
         wiring: SamplingGraph,
         plan: Plan,
         diffusion: &DiffusionConfig,
@@ -249,7 +249,7 @@ impl SamplingLoop {
             _ => return Err(Error::Config("guidance needs a graph and a classifier".into())),
         }
         let options = CompileOptions { weights, bound: &bound, ..Default::default() };
-        let program = Program::compile(ctx, plan, flat, options)?;
+        let program = Program::compile_async(ctx, plan, flat, options).await?;
         Ok(SamplingLoop { wiring, program, diffusion: diffusion.clone(), batch, guide })
     }
 
@@ -277,11 +277,11 @@ impl SamplingLoop {
     /// [`Error::Config`] for an impossible respacing, [`Error::Shape`] for more
     /// images than the batch holds or operands that do not fit,
     /// [`Error::Device`] on a fault.
-    pub fn sample(
+    pub async fn sample_async(
         &self,
-        ctx: Context,
+        ctx: Context<'_>,
         options: &SampleOptions,
-        job: &SampleJob,
+        job: &SampleJob<'_>,
         progress: &mut dyn FnMut(SampleProgress) -> Result<()>,
     ) -> Result<Vec<f32>> {
         options.sampler.validate()?;
@@ -299,20 +299,22 @@ impl SamplingLoop {
             if queue.len() > IN_FLIGHT
                 && let Some(ticket) = queue.pop_front()
             {
-                gpu.wait_for(&ticket)?;
+                gpu.wait_for_async(&ticket).await?;
             }
             let done = done + 1;
             let x0 = match self.wiring.x0 {
-                Some(x0) if job.show_x0.contains(&done) => Some(self.read(ctx, x0, job.count)?),
+                Some(x0) if job.show_x0.contains(&done) => {
+                    Some(self.read(ctx, x0, job.count).await?)
+                }
                 _ => None,
             };
             progress(SampleProgress { done, steps, x0 })?;
         }
-        self.read(ctx, self.wiring.x, job.count)
+        self.read(ctx, self.wiring.x, job.count).await
     }
 
-    fn read(&self, ctx: Context, id: TensorId, count: usize) -> Result<Vec<f32>> {
-        let mut values = self.program.read(ctx.gpu, &[id])?.remove(0);
+    async fn read(&self, ctx: Context<'_>, id: TensorId, count: usize) -> Result<Vec<f32>> {
+        let mut values = self.program.read_async(ctx.gpu, &[id]).await?.remove(0);
         values.truncate(values.len() / self.batch * count);
         Ok(values)
     }

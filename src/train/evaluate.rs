@@ -65,8 +65,8 @@ impl Evaluator {
     ///
     /// # Errors
     /// [`crate::Error::Memory`] if the device has no room.
-    pub fn new(
-        ctx: Context,
+    pub async fn new_async(
+        ctx: Context<'_>,
         model: &ModelConfig,
         diffusion: &DiffusionConfig,
         config: &TrainConfig,
@@ -79,7 +79,7 @@ impl Evaluator {
         let sums = lower_sums(&mut lower, &wiring)?;
         let plan = Plan::new(&graph, lower, &sums, PlanOptions::default())?;
         let options = CompileOptions { weights, ..Default::default() };
-        let program = Program::compile(ctx, plan, flat, options)?;
+        let program = Program::compile_async(ctx, plan, flat, options).await?;
         let feed = Feed::new(model, diffusion, config)?;
         let (batch, seed) = (config.micro_batch, config.seed);
         let image_len = model.image_size().pow(2) * model.in_channels();
@@ -92,9 +92,9 @@ impl Evaluator {
     ///
     /// # Errors
     /// [`crate::Error::Device`] on a fault, and what `fetch` raises.
-    pub fn run(
+    pub async fn run_async(
         &self,
-        ctx: Context,
+        ctx: Context<'_>,
         images: usize,
         fetch: &dyn Fn(usize, &mut [f32]) -> Result<u32>,
         progress: &mut dyn FnMut(usize) -> Result<()>,
@@ -124,7 +124,7 @@ impl Evaluator {
             };
             self.feed.write(ctx, &self.program, &self.wiring.inputs, &micro, STEP, 1)?;
             self.program.run(ctx.gpu)?;
-            let part = take_sums(ctx, &self.program, &self.wiring, &self.sums, 1)?;
+            let part = take_sums(ctx, &self.program, &self.wiring, &self.sums, 1).await?;
             if terms.is_empty() {
                 terms = part;
             } else {

@@ -181,14 +181,14 @@ pub(super) fn lower_sums(lower: &mut Lower, wiring: &Wiring) -> Result<Vec<Tenso
 }
 
 /// Reads the sums and sets them back to zero.
-pub(super) fn take_sums(
-    ctx: Context,
+pub(super) async fn take_sums(
+    ctx: Context<'_>,
     program: &Program,
     wiring: &Wiring,
     sums: &[TensorId],
     images: usize,
 ) -> Result<Vec<TermSum>> {
-    let values = program.read(ctx.gpu, sums)?;
+    let values = program.read_async(ctx.gpu, sums).await?;
     for id in sums {
         program.write(ctx.gpu, *id, &[0.0f32; 1 + QUARTILES])?;
     }
@@ -282,8 +282,8 @@ impl TrainStep {
     /// # Errors
     /// [`crate::Error::Config`] for impossible options, [`crate::Error::Memory`] if the
     /// device has no room.
-    pub fn new(
-        ctx: Context,
+    pub async fn new_async(
+        ctx: Context<'_>,
         model: &ModelConfig,
         diffusion: &DiffusionConfig,
         config: &TrainConfig,
@@ -300,12 +300,13 @@ impl TrainStep {
         if config.half {
             kinds.extend([FlatKind::Half, FlatKind::LossScale]);
         }
-        let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds)?;
-        let first = Program::compile(ctx, plan, &flat, CompileOptions::default())?;
+        let flat = FlatBuffers::new_async(ctx.gpu, &layout, &kinds).await?;
+        let options = CompileOptions::default();
+        let first = Program::compile_async(ctx, plan, &flat, options).await?;
         let rest = if config.micro_batches() > 1 {
             let (plan, _) = lower_micro(&ctx.gpu.caps, &graph, &wiring, config.half, true)?;
             let options = CompileOptions { share: Some(&first), ..Default::default() };
-            Some(Program::compile(ctx, plan, &flat, options)?)
+            Some(Program::compile_async(ctx, plan, &flat, options).await?)
         } else {
             None
         };
@@ -313,7 +314,7 @@ impl TrainStep {
             let lg = if matches!(model, ModelConfig::Encoder(_)) { 16.0 } else { 20.0 };
             flat.write_loss_scale(ctx.gpu, LossScale { lg, ..Default::default() }.state())?;
         }
-        let optimizer = Optimizer::compile(ctx, &layout, &flat, config)?;
+        let optimizer = Optimizer::compile(ctx, &layout, &flat, config).await?;
         let feed = Feed::new(model, diffusion, config)?;
         let config = config.clone();
         Ok(TrainStep { graph, wiring, sums, first, rest, optimizer, flat, feed, config })
@@ -333,11 +334,11 @@ impl TrainStep {
     ///
     /// # Errors
     /// [`crate::Error::Device`] on a fault.
-    pub fn loss_scale(&self, ctx: Context) -> Result<Option<LossScale>> {
+    pub async fn loss_scale_async(&self, ctx: Context<'_>) -> Result<Option<LossScale>> {
         if !self.config.half {
             return Ok(None);
         }
-        Ok(Some(LossScale::from_state(self.flat.read_loss_scale(ctx.gpu)?)))
+        Ok(Some(LossScale::from_state(self.flat.read_loss_scale_async(ctx.gpu).await?)))
     }
 
     /// Sets the state of the loss scale, as a resumed run does.
@@ -410,10 +411,10 @@ impl TrainStep {
     ///
     /// # Errors
     /// [`crate::Error::Device`] on a fault.
-    pub fn take_terms(&self, ctx: Context) -> Result<(Vec<TermSum>, f64)> {
+    pub async fn take_terms_async(&self, ctx: Context<'_>) -> Result<(Vec<TermSum>, f64)> {
         let images = self.config.batch_size;
-        let sums = take_sums(ctx, &self.first, &self.wiring, &self.sums, images)?;
-        Ok((sums, self.optimizer.norm(ctx)?))
+        let sums = take_sums(ctx, &self.first, &self.wiring, &self.sums, images).await?;
+        Ok((sums, self.optimizer.norm(ctx).await?))
     }
 
     /// The terms of each image of the last micro-batch, the variational bound
@@ -421,11 +422,15 @@ impl TrainStep {
     ///
     /// # Errors
     /// [`crate::Error::Device`] on a fault.
-    pub fn image_terms(&self, ctx: Context) -> Result<Vec<(&'static str, Vec<f32>)>> {
+    pub async fn image_terms_async(
+        &self,
+        ctx: Context<'_>,
+    ) -> Result<Vec<(&'static str, Vec<f32>)>> {
         let ids: Vec<TensorId> = self.wiring.terms.iter().map(|t| t.values).collect();
         let scale = vb_scale(&self.feed.diffusion) as f32;
         let mut named = Vec::new();
-        for (term, mut values) in self.wiring.terms.iter().zip(self.first.read(ctx.gpu, &ids)?) {
+        let read = self.first.read_async(ctx.gpu, &ids).await?;
+        for (term, mut values) in self.wiring.terms.iter().zip(read) {
             if term.name == "vb" {
                 values.iter_mut().for_each(|v| *v *= scale);
             }
@@ -439,9 +444,10 @@ impl TrainStep {
     ///
     /// # Errors
     /// [`crate::Error::Device`] on a fault.
-    pub fn image_losses(&self, ctx: Context) -> Result<Vec<f32>> {
+    pub async fn image_losses_async(&self, ctx: Context<'_>) -> Result<Vec<f32>> {
         let mut losses = vec![0.0; self.config.micro_batch];
-        for (term, (_, values)) in self.wiring.terms.iter().zip(self.image_terms(ctx)?) {
+        let terms = self.image_terms_async(ctx).await?;
+        for (term, (_, values)) in self.wiring.terms.iter().zip(terms) {
             if term.trained {
                 losses.iter_mut().zip(values).for_each(|(l, v)| *l += v);
             }
@@ -459,8 +465,8 @@ struct Optimizer {
 }
 
 impl Optimizer {
-    fn compile(
-        ctx: Context,
+    async fn compile(
+        ctx: Context<'_>,
         layout: &ParamLayout,
         flat: &FlatBuffers,
         config: &TrainConfig,
@@ -472,7 +478,8 @@ impl Optimizer {
             .map(|i| ops::ema(&mut lower, layout, i, tensors.norm))
             .collect::<Result<_>>()?;
         let plan = Plan::new(&graph, lower, &[tensors.norm], PlanOptions::default())?;
-        let program = Program::compile(ctx, plan, flat, CompileOptions::default())?;
+        let options = CompileOptions::default();
+        let program = Program::compile_async(ctx, plan, flat, options).await?;
         Ok(Optimizer { program, tensors, averages })
     }
 
@@ -494,7 +501,8 @@ impl Optimizer {
         self.program.run(ctx.gpu)
     }
 
-    fn norm(&self, ctx: Context) -> Result<f64> {
-        Ok(self.program.read(ctx.gpu, &[self.tensors.norm])?[0][0].into())
+    async fn norm(&self, ctx: Context<'_>) -> Result<f64> {
+        let read = self.program.read_async(ctx.gpu, &[self.tensors.norm]).await?;
+        Ok(read[0][0].into())
     }
 }
