@@ -36,6 +36,9 @@ pub struct Caps {
     pub tuning: Option<Arc<Tuning>>,
     /// Variants that whoever opened the device asks for, before any tuning or rule.
     pub forced: Forced,
+    /// For tests: guard words lie before and after every tensor, and a program fails if
+    /// a run changes one. Tensors then share no memory.
+    pub guarded: bool,
 }
 
 impl Default for Caps {
@@ -54,6 +57,7 @@ impl Default for Caps {
             max_groups: 65_535,
             tuning: None,
             forced: Forced::default(),
+            guarded: false,
         }
     }
 }

@@ -64,7 +64,8 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] if the adapter refuses.
     pub async fn another_async(&self) -> Result<Gpu> {
-        Self::open_on(self.adapter.clone(), self.device.features()).await
+        let other = Self::open_on(self.adapter.clone(), self.device.features()).await?;
+        Ok(Gpu { caps: self.caps.clone(), ..other })
     }
 
     async fn open_on(adapter: wgpu::Adapter, wanted: wgpu::Features) -> Result<Gpu> {
@@ -125,6 +126,7 @@ impl Gpu {
             max_groups: limits.max_compute_workgroups_per_dimension,
             tuning: None,
             forced: Forced::default(),
+            guarded: false,
         };
         Ok(Gpu { adapter, device, queue, summary, caps, fault })
     }

@@ -10,11 +10,16 @@
 
 use super::packing::{Block, live_peak, pack};
 use super::{Dispatch, PlanOptions, Storage, TensorId, TensorInfo};
+use crate::caps::Caps;
 use crate::kernel::Access;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Alignment of tensors in a buffer: the largest that a device may ask for.
 const ALIGN: u64 = 256;
+
+/// Bytes of guard words before and after each tensor on a device that asks for them
+/// ([`Caps::guarded`]); a multiple of every element's size.
+pub(crate) const GUARD: u64 = ALIGN;
 
 /// What slots may waste before bindings are opened: a tenth of the live set, or little.
 const WASTE: u64 = 10;
@@ -38,6 +43,8 @@ pub struct Slots {
     pub of: HashMap<TensorId, Place>,
     /// Largest sum of bytes alive at once.
     pub lower_bound: u64,
+    /// Bytes of guard words before and after each tensor; 0 but in tests.
+    pub guard: u64,
 }
 
 impl Slots {
@@ -106,11 +113,12 @@ fn blocks(
     found
 }
 
-/// Places all tensors; no slot has more than `limit` bytes unless a tensor has.
+/// Places all tensors; no slot has more than [`Caps::max_buffer`] bytes unless a tensor
+/// has. With [`Caps::guarded`] every tensor has its own slot, with guard words around it.
 pub fn assign_slots(
     tensors: &[TensorInfo],
     dispatches: &[Dispatch],
-    limit: u64,
+    caps: &Caps,
     options: PlanOptions,
 ) -> Slots {
     let of = |opened| -> (Vec<TensorId>, Vec<Block>) {
@@ -124,14 +132,17 @@ pub fn assign_slots(
     };
     let (ids, strict) = of(false);
     let lower_bound = live_peak(&strict);
-    let strict = aligned(strict);
-    let (sizes, places): (Vec<u64>, Vec<(usize, u64)>) = if options.no_reuse {
-        (strict.iter().map(|b| b.bytes).collect(), (0..strict.len()).map(|i| (i, 0)).collect())
+    let guard = if caps.guarded { GUARD } else { 0 };
+    let (sizes, places): (Vec<u64>, Vec<(usize, u64)>) = if options.no_reuse || caps.guarded {
+        // Guard words follow the last byte, so nothing is rounded up.
+        let sizes = strict.iter().map(|b| b.bytes.max(4).next_multiple_of(4) + 2 * guard);
+        (sizes.collect(), (0..strict.len()).map(|i| (i, guard)).collect())
     } else {
-        let mut packing = pack(&strict, limit);
+        let strict = aligned(strict);
+        let mut packing = pack(&strict, caps.max_buffer);
         let bearable = if options.open { 0 } else { (lower_bound / WASTE).max(LITTLE) };
         if packing.total() > lower_bound + bearable {
-            let open = pack(&aligned(of(true).1), limit);
+            let open = pack(&aligned(of(true).1), caps.max_buffer);
             if open.total() < packing.total() {
                 packing = open;
             }
@@ -139,7 +150,7 @@ pub fn assign_slots(
         (packing.buffers, packing.places)
     };
     let places = places.into_iter().map(|(slot, offset)| Place { slot, offset });
-    Slots { sizes, of: ids.into_iter().zip(places).collect(), lower_bound }
+    Slots { sizes, of: ids.into_iter().zip(places).collect(), lower_bound, guard }
 }
 
 /// Independent check of an assignment: replays the dispatches and reports the first

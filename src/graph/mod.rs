@@ -18,6 +18,7 @@ pub use crate::tuning::{Tuning, shape_name};
 pub use choice::{CHOICES, Choice, Why, bucket};
 pub use launch::{Launch, Launchable, NamedTensor};
 pub use lower::{Lower, Moments, Normed, Target};
+pub(crate) use memory::GUARD;
 pub use memory::{Place, Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
 pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};

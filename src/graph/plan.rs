@@ -162,7 +162,7 @@ impl Plan {
             work_in_place(&tensors, &mut dispatches);
         }
         let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
-        let slots = assign_slots(&tensors, &dispatches, caps.max_buffer, options);
+        let slots = assign_slots(&tensors, &dispatches, &caps, options);
         slots.open(&mut dispatches);
         let plan = Plan { tensors, dispatches, slots, params, choices };
         plan.check_limits(&caps)?;

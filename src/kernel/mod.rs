@@ -9,6 +9,7 @@
 
 mod compose;
 mod defines;
+mod guarded;
 mod reflect;
 mod widen;
 
@@ -16,6 +17,7 @@ pub use compose::{compose, parse};
 pub use defines::{
     AllValues, DefineValue, Defines, Domain, Every, Examples, capitals, listed_numbers,
 };
+pub use guarded::guarded;
 pub use reflect::{check, open};
 pub use widen::widen;
 

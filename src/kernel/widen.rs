@@ -58,11 +58,7 @@ fn to_wide2(v: vec2<u32>) -> u64 {
 /// `name[index] = value` or added to by `+=`. Other uses are left, and parsing refuses the
 /// result. Comments are dropped.
 pub fn widen(wgsl: &str) -> String {
-    let mut text: String = wgsl
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or_default().trim_end())
-        .flat_map(|line| [line, "\n"])
-        .collect();
+    let mut text = without_comments(wgsl);
     for (name, ty) in bindings(&text) {
         let narrow = format!(" {name}: array<{}>;", ty.narrow);
         text = text.replace(&narrow, &format!(" {name}: array<{}>;", ty.wide));
@@ -104,8 +100,16 @@ fn convert(text: &str, name: &str, ty: &Wide) -> String {
     out + rest
 }
 
+/// The text of a shader alone.
+pub(super) fn without_comments(wgsl: &str) -> String {
+    wgsl.lines()
+        .map(|line| line.split("//").next().unwrap_or_default().trim_end())
+        .flat_map(|line| [line, "\n"])
+        .collect()
+}
+
 /// The first `name[..]` in a text.
-fn element(text: &str, name: &str) -> Option<Range<usize>> {
+pub(super) fn element(text: &str, name: &str) -> Option<Range<usize>> {
     let mut from = 0;
     loop {
         let start = from + text[from..].find(name)?;

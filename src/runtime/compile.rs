@@ -1,8 +1,10 @@
 //! Making one pipeline: from a kernel's text to what the driver gave.
 
 use crate::gpu::Gpu;
-use crate::kernel::{Access, DIGITS, Kernel, check, compose, open, parse, widen};
+use crate::graph::GUARD;
+use crate::kernel::{Access, DIGITS, Kernel, check, compose, guarded, open, parse, widen};
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -41,12 +43,19 @@ pub(super) async fn compile(gpu: &Gpu, job: &Job, compiler: Compiler<'_>) -> Res
     let Job { key: (_, defines, opened), kernel, wgsl } = job;
     let mut module = parse(kernel, wgsl)?;
     check(kernel, defines, &module)?;
+    let mut text = Cow::Borrowed(wgsl);
+    if gpu.caps.guarded {
+        text = Cow::Owned(guarded(&text, &module, GUARD));
+    }
     if gpu.caps.wide_accesses {
-        module = parse(kernel, &widen(wgsl))?;
+        text = Cow::Owned(widen(&text));
+    }
+    if let Cow::Owned(text) = &text {
+        module = parse(kernel, text)?;
     }
     open(&mut module, *opened);
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let source = wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module));
+    let source = wgpu::ShaderSource::Naga(Cow::Owned(module));
     let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
     let module = if compiler.checked {
         gpu.device.create_shader_module(descriptor)

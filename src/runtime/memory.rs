@@ -1,5 +1,6 @@
 //! The memory of a program: slots, pinned tensors, parameter blocks.
 
+use super::guards::fill_ends;
 use super::state::FlatBuffers;
 use crate::gpu::Gpu;
 use crate::graph::{DType, FlatKind, Plan, Storage, TensorId};
@@ -28,10 +29,11 @@ impl Memory {
         bound: &[(TensorId, PinnedTensor)],
         poison: bool,
     ) -> Result<Memory> {
+        let guard = plan.slots.guard;
         let mut memory = Memory { slots: Vec::new(), pinned: HashMap::new() };
         for (id, PinnedTensor(buffer)) in bound {
             let info = &plan.tensors[id.index()];
-            if buffer.size() != info.bytes() {
+            if buffer.size() != info.bytes() + 2 * guard {
                 let detail = format!(
                     "{} takes {} bytes, {} are shared with it",
                     info.name,
@@ -50,7 +52,7 @@ impl Memory {
                 let info = &plan.tensors[id.index()];
                 let own = matches!(info.storage, Storage::Pinned | Storage::Prepared);
                 if own && !memory.pinned.contains_key(id) {
-                    let buffer = gpu.storage_buffer(&info.name, info.bytes()).await?;
+                    let buffer = gpu.storage_buffer(&info.name, info.bytes() + 2 * guard).await?;
                     memory.pinned.insert(*id, buffer);
                 }
             }
@@ -63,11 +65,20 @@ impl Memory {
                 gpu.queue.write_buffer(buffer, 0, &nan);
             }
         }
+        memory.slots.iter().chain(memory.pinned.values()).for_each(|b| fill_ends(gpu, b, guard));
         Ok(memory)
     }
 }
 
-/// Buffer, offset and bytes of a tensor. Parameters lie where `flat`'s layout
+/// Where a tensor lies.
+pub(super) struct Location<'a> {
+    pub buffer: &'a wgpu::Buffer,
+    /// Its first byte there.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// Finds a tensor. Parameters lie where `flat`'s layout
 /// has them: a plan of 32 bits may run on weights that also have a packed copy.
 pub(super) fn locate<'a>(
     plan: &Plan,
@@ -75,21 +86,22 @@ pub(super) fn locate<'a>(
     flat: &'a FlatBuffers,
     weights: FlatKind,
     id: TensorId,
-) -> Result<(&'a wgpu::Buffer, u64, u64)> {
+) -> Result<Location<'a>> {
     let info = &plan.tensors[id.index()];
     let missing = || Error::Device(format!("{} has no buffer", info.name));
+    let at = |buffer, offset| Location { buffer, offset, bytes: info.bytes() };
     let parameter = |kind, p: usize| {
         let (chunk, offset) = *flat.layout().places.get(p).ok_or_else(missing)?;
         let buffer = flat.chunk(kind, chunk).ok_or_else(missing)?;
-        Ok((buffer, offset as u64 * info.dtype.bytes(), info.bytes()))
+        Ok(at(buffer, flat.guard() + offset as u64 * info.dtype.bytes()))
     };
     match info.storage {
         Storage::Slot => {
             let place = plan.slots.of.get(&id).ok_or_else(missing)?;
-            Ok((&memory.slots[place.slot], place.offset, info.bytes()))
+            Ok(at(&memory.slots[place.slot], place.offset))
         }
         Storage::Pinned | Storage::Prepared => {
-            Ok((memory.pinned.get(&id).ok_or_else(missing)?, 0, info.bytes()))
+            Ok(at(memory.pinned.get(&id).ok_or_else(missing)?, plan.slots.guard))
         }
         Storage::Param(p) if info.dtype == DType::F16 => {
             parameter(weights.half().ok_or_else(missing)?, p)
@@ -97,7 +109,7 @@ pub(super) fn locate<'a>(
         Storage::Param(p) => parameter(weights, p),
         Storage::ParamGrad(p) => parameter(FlatKind::Grads, p),
         Storage::Flat(kind, chunk) => {
-            Ok((flat.chunk(kind, chunk).ok_or_else(missing)?, 0, info.bytes()))
+            Ok(at(flat.chunk(kind, chunk).ok_or_else(missing)?, flat.guard()))
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod compile;
 mod context;
+mod guards;
 mod memory;
 #[cfg(feature = "files")]
 mod pipeline_file;

@@ -1,7 +1,8 @@
 //! A plan compiled for a device: run, written to, read from.
 
 use super::context::Context;
-use super::memory::{Memory, PinnedTensor, UNIFORM_ALIGN, locate, upload_uniforms};
+use super::guards::Guards;
+use super::memory::{Location, Memory, PinnedTensor, UNIFORM_ALIGN, locate, upload_uniforms};
 use super::state::{FlatBuffers, widen};
 use super::step::{FLOPS_PER_SUBMIT, Step};
 use crate::gpu::{Gpu, Ticket};
@@ -34,6 +35,7 @@ pub struct Program {
     plan: Plan,
     memory: Arc<Memory>,
     pub(super) steps: Vec<Step>,
+    guards: Guards,
     /// Changes of the weights so far, and up to which of them steps that prepare ran.
     version: Arc<AtomicU64>,
     prepared: AtomicU64,
@@ -52,6 +54,9 @@ impl Program {
         flat: &FlatBuffers,
         options: CompileOptions<'_>,
     ) -> Result<Program> {
+        if (plan.slots.guard > 0) != gpu.caps.guarded {
+            return Err(Error::Device("plan and device differ in whether they are guarded".into()));
+        }
         let memory = match options.share {
             Some(other) => other.memory.clone(),
             None => {
@@ -73,7 +78,11 @@ impl Program {
                 }),
             }];
             for (number, id, _) in &d.bindings {
-                let (buffer, offset, bytes) = locate(&plan, &memory, flat, options.weights, *id)?;
+                let Location { buffer, offset, bytes } =
+                    locate(&plan, &memory, flat, options.weights, *id)?;
+                // Guard words around it are bound with it.
+                let guard = plan.slots.guard;
+                let (offset, bytes) = (offset - guard, bytes + 2 * guard);
                 entries.push(wgpu::BindGroupEntry {
                     binding: *number,
                     resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -101,9 +110,10 @@ impl Program {
         if let Some(e) = scope.pop().await {
             return Err(Error::Device(format!("binding the plan: {e}")));
         }
+        let guards = Guards::of(&plan, |id| locate(&plan, &memory, flat, options.weights, id))?;
         let (version, changes_weights) = (flat.version.clone(), plan.changes_weights());
         let prepared = AtomicU64::new(0);
-        Ok(Program { plan, memory, steps, version, prepared, changes_weights })
+        Ok(Program { plan, memory, steps, guards, version, prepared, changes_weights })
     }
 
     /// The plan it was made from.
@@ -111,10 +121,12 @@ impl Program {
         &self.plan
     }
 
-    /// Submits the whole plan; returns without waiting for it.
+    /// Submits the whole plan; returns without waiting for it, unless there are guard
+    /// words to check.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device reported a fault.
+    /// [`Error::Device`] if the device reported a fault, [`Error::Kernel`] if a kernel
+    /// changed guard words.
     pub fn run(&self, gpu: &Gpu) -> Result<Ticket> {
         let steps = self.due();
         let mut at = 0;
@@ -137,6 +149,10 @@ impl Program {
             at = end;
         }
         gpu.check()?;
+        #[cfg(not(target_arch = "wasm32"))]
+        if !self.guards.is_empty() {
+            pollster::block_on(self.guards.check(gpu, &self.plan))?;
+        }
         Ok(Ticket::new(gpu, last))
     }
 
@@ -170,7 +186,7 @@ impl Program {
             return Err(Error::shape("write", detail));
         }
         if let Some(buffer) = self.memory.pinned.get(&id) {
-            gpu.queue.write_buffer(buffer, 0, bytes);
+            gpu.queue.write_buffer(buffer, self.plan.slots.guard, bytes);
         }
         Ok(())
     }
@@ -200,7 +216,7 @@ impl Program {
                 let buffer = self.memory.pinned.get(id).ok_or_else(|| {
                     Error::shape("read", format!("{} is not kept by this plan", info.name))
                 })?;
-                Ok((buffer, 0, info.bytes()))
+                Ok((buffer, self.plan.slots.guard, info.bytes()))
             })
             .collect::<Result<_>>()?;
         let raw = gpu.read_async(&ranges).await?;

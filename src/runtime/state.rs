@@ -1,8 +1,9 @@
 //! The flat buffers: weights, gradients, moments and EMA of all parameters,
 //! packed copies of some, and the loss scale.
 
+use super::guards::fill_ends;
 use crate::gpu::Gpu;
-use crate::graph::{FlatKind, ParamInfo, ParamLayout};
+use crate::graph::{FlatKind, GUARD, ParamInfo, ParamLayout};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Flat, chunked device copies of all parameters.
 pub struct FlatBuffers {
     layout: ParamLayout,
+    /// Bytes of guard words before and after each buffer; 0 but in tests.
+    guard: u64,
     buffers: HashMap<(FlatKind, usize), wgpu::Buffer>,
     /// Counts changes of the weights, for programs that keep what follows from them.
     pub(super) version: Arc<AtomicU64>,
@@ -24,7 +27,8 @@ impl FlatBuffers {
     /// [`Error::Memory`] if the device has no room.
     pub async fn new_async(gpu: &Gpu, layout: &ParamLayout, kinds: &[FlatKind]) -> Result<Self> {
         let (layout, version) = (layout.clone(), Arc::new(AtomicU64::new(1)));
-        let mut flat = FlatBuffers { layout, buffers: HashMap::new(), version };
+        let guard = if gpu.caps.guarded { GUARD } else { 0 };
+        let mut flat = FlatBuffers { layout, guard, buffers: HashMap::new(), version };
         for kind in kinds {
             match kind {
                 FlatKind::LossScale => flat.allocate(gpu, *kind, 0, SCALE_BYTES).await?,
@@ -59,7 +63,9 @@ impl FlatBuffers {
     }
 
     async fn allocate(&mut self, gpu: &Gpu, kind: FlatKind, i: usize, bytes: u64) -> Result<()> {
-        let buffer = gpu.storage_buffer(&format!("{kind:?} chunk {i}"), bytes).await?;
+        let size = bytes + 2 * self.guard;
+        let buffer = gpu.storage_buffer(&format!("{kind:?} chunk {i}"), size).await?;
+        fill_ends(gpu, &buffer, self.guard);
         self.buffers.insert((kind, i), buffer);
         Ok(())
     }
@@ -67,6 +73,11 @@ impl FlatBuffers {
     /// Where the parameters lie.
     pub fn layout(&self) -> &ParamLayout {
         &self.layout
+    }
+
+    /// Where a chunk begins in its buffer.
+    pub(super) fn guard(&self) -> u64 {
+        self.guard
     }
 
     /// A chunk's buffer, if this kind was allocated.
@@ -105,11 +116,11 @@ impl FlatBuffers {
                 return Err(missing(kind));
             }
             if let Some(buffer) = whole {
-                gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(data));
+                gpu.queue.write_buffer(buffer, self.guard, bytemuck::cast_slice(data));
             }
             if let Some(buffer) = packed {
                 let halves: Vec<half::f16> = data.iter().map(|v| half::f16::from_f32(*v)).collect();
-                gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&halves));
+                gpu.queue.write_buffer(buffer, self.guard, bytemuck::cast_slice(&halves));
             }
         }
         self.version.fetch_add(1, Ordering::Relaxed);
@@ -136,7 +147,7 @@ impl FlatBuffers {
             }
             let buffer = self.chunk(kind, i).ok_or_else(|| missing(kind))?;
             let bytes = *len as u64 * kind.element_bytes();
-            let raw = &gpu.read_async(&[(buffer, 0, bytes)]).await?[0];
+            let raw = &gpu.read_async(&[(buffer, self.guard, bytes)]).await?[0];
             chunks.push(if kind.is_half() {
                 widen(raw)
             } else {
@@ -156,7 +167,7 @@ impl FlatBuffers {
     pub fn write_loss_scale(&self, gpu: &Gpu, state: [f32; 4]) -> Result<()> {
         let kind = FlatKind::LossScale;
         let buffer = self.chunk(kind, 0).ok_or_else(|| missing(kind))?;
-        gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&state));
+        gpu.queue.write_buffer(buffer, self.guard, bytemuck::cast_slice(&state));
         Ok(())
     }
 
@@ -167,7 +178,7 @@ impl FlatBuffers {
     pub async fn read_loss_scale_async(&self, gpu: &Gpu) -> Result<[f32; 4]> {
         let kind = FlatKind::LossScale;
         let buffer = self.chunk(kind, 0).ok_or_else(|| missing(kind))?;
-        let raw = gpu.read_async(&[(buffer, 0, SCALE_BYTES)]).await?;
+        let raw = gpu.read_async(&[(buffer, self.guard, SCALE_BYTES)]).await?;
         Ok(bytemuck::pod_read_unaligned(&raw[0]))
     }
 }

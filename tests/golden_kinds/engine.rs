@@ -27,6 +27,7 @@ pub fn context() -> Context<'static> {
         let name = std::env::var("DEMIST_DEVICE").ok();
         let mut gpu = Gpu::open(name.as_deref()).expect("a GPU adapter");
         gpu.caps.forced = Forced::from_env().expect("variants to force");
+        gpu.caps.guarded = std::env::var_os("DEMIST_CHECKED").is_some_and(|v| v == "1");
         (gpu, Pipelines::new())
     });
     Context { gpu, pipelines }

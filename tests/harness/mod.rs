@@ -4,7 +4,8 @@
 //! The graph around the op is  u = x + x;  y = op(u);  out = y + y;
 //! side = u + u,  with loss <c, out> + <s, side>: dy is twice an arbitrary
 //! vector, never ones, and u has a second consumer, so that gradients are
-//! accumulated. All memory is filled with NaN before the run.
+//! accumulated. All memory is filled with NaN before the run. With `DEMIST_CHECKED=1`
+//! guard words lie around every tensor, and the run fails if one changes.
 //!
 //! In half precision the images are cast to half before and the result is cast
 //! back; the twin gets values that half holds exactly, so that what is left is
@@ -51,6 +52,12 @@ pub fn subgroup_device() -> &'static (Gpu, Pipelines) {
     })
 }
 
+/// The same device, with guard words around every tensor.
+pub fn guarded_device() -> &'static (Gpu, Pipelines) {
+    static DEVICE: OnceLock<(Gpu, Pipelines)> = OnceLock::new();
+    DEVICE.get_or_init(|| open(|caps| caps.guarded = true))
+}
+
 /// Kernels are those of a GPU.
 fn as_a_gpu(caps: &mut Caps) {
     caps.software = false;
@@ -61,6 +68,7 @@ fn open(edit: impl Fn(&mut Caps)) -> (Gpu, Pipelines) {
     let selector = std::env::var("DEMIST_DEVICE").ok();
     let mut gpu = Gpu::open(selector.as_deref()).expect("a GPU adapter");
     gpu.caps.forced = demist::tuning::Forced::from_env().expect("variants to force");
+    gpu.caps.guarded = std::env::var_os("DEMIST_CHECKED").is_some_and(|v| v == "1");
     edit(&mut gpu.caps);
     (gpu, Pipelines::new())
 }
