@@ -74,10 +74,9 @@ impl<P: Params, D: Defines> Launchable for KernelOf<P, D> {
 
     fn request(launch: Launch<Self>) -> Result<Request> {
         let Launch { kernel, defines, params, bindings, groups, flops } = launch;
-        let kernel: &'static Kernel = kernel;
         let fail = |detail: String| Error::Kernel { kernel: kernel.name.into(), detail };
         let numbers = defines.numbers();
-        if !defines.is_variant() {
+        if !kernel.has(defines) {
             let variant = kernel.variant_name(&numbers);
             return Err(fail(format!("its defines do not allow the variant `{variant}`")));
         }

@@ -182,7 +182,8 @@ impl Kernel {
 #[derive(Debug)]
 pub struct KernelOf<P, D> {
     kernel: Kernel,
-    types: PhantomData<fn() -> (P, D)>,
+    only: fn(&D) -> bool,
+    types: PhantomData<fn() -> P>,
 }
 
 impl<P: Params, D: Defines> KernelOf<P, D> {
@@ -194,12 +195,25 @@ impl<P: Params, D: Defines> KernelOf<P, D> {
         bindings: &'static [Binding],
     ) -> Self {
         let kernel = Kernel { name, source, bindings, params: P::FIELDS, defines: D::NAMES };
-        KernelOf { kernel, types: PhantomData }
+        KernelOf { kernel, only: |_| true, types: PhantomData }
+    }
+
+    /// Of the variants that the defines allow, the kernel has only those that satisfy
+    /// `only`: for several kernels that share one shader.
+    pub const fn only(mut self, only: fn(&D) -> bool) -> Self {
+        self.only = only;
+        self
+    }
+
+    /// Whether the kernel has this variant.
+    pub fn has(&self, defines: D) -> bool {
+        defines.is_variant() && (self.only)(&defines)
     }
 
     /// The kernel and all its variants, for tests that compile them.
     pub fn with_variants(&'static self) -> (&'static Kernel, Vec<Vec<i64>>) {
-        (&self.kernel, D::variants().into_iter().map(D::numbers).collect())
+        let variants = D::variants().into_iter().filter(|d| (self.only)(d));
+        (&self.kernel, variants.map(D::numbers).collect())
     }
 }
 

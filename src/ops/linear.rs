@@ -1,11 +1,11 @@
 //! Linear layer: y[n, o] = bias[o] + sum over i of x[n, i] * weight[i, o].
 //!
-//! A 1x1 convolution over n images of one pixel, so it shares conv2d's
-//! kernels in both directions.
+//! A 1x1 convolution of n images of one pixel, so it runs conv2d's kernels in
+//! all passes.
 
-use super::conv2d::{Geometry, launch_backward_weight, launch_backward_x, launch_forward};
-use crate::Result;
+use super::conv2d::{Additions, Forward, Geometry, forward, input_grad_of, weight_grad_of};
 use crate::graph::{FileLayout, Graph, Init, Lower, Node, Op, ParamInfo, TensorId};
+use crate::{Result, named};
 
 #[derive(Debug)]
 struct Linear {
@@ -52,8 +52,8 @@ pub fn linear_with(g: &mut Graph, x: TensorId, options: LinearOptions) -> Result
         layout: FileLayout::Plain,
         init,
     });
-    let geometry = Geometry { n, h: 1, w: 1, cin: inputs, cout: outputs, kernel: 1, stride: 1 };
-    Ok(g.push(Linear { geometry }, &[x, weight, bias], &[&[n, outputs]])[0])
+    let geometry = Geometry::of_linear(n, inputs, outputs);
+    Ok(g.add_node(Linear { geometry }, &named![x, weight, bias], &[("y", &[n, outputs])])[0])
 }
 
 impl Op for Linear {
@@ -62,19 +62,14 @@ impl Op for Linear {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let i = &node.inputs;
-        launch_forward(lower, self.geometry, i[0], [i[1], i[2]], None, None, node.outputs[0])
+        let add = Additions { bias: node.input("bias")?, emb: None, residual: None };
+        let (x, weight, y) = (node.input("x")?, node.input("weight")?, node.output("y")?);
+        forward(lower, &self.geometry, Forward { x, weight, add, y })
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let i = &node.inputs;
-        if let (Some(dweight), Some(dbias)) = (lower.grad_target(i[1]), lower.grad_target(i[2])) {
-            launch_backward_weight(lower, self.geometry, i[0], dy, dweight, dbias)?;
-        }
-        match lower.grad_target(i[0]) {
-            Some(dx) => launch_backward_x(lower, self.geometry, dy, i[1], dx),
-            None => Ok(()),
-        }
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        weight_grad_of(lower, &self.geometry, node, dy)?;
+        input_grad_of(lower, &self.geometry, node, dy)
     }
 }

@@ -9,13 +9,11 @@ mod blocks;
 mod cast;
 mod concat;
 mod conv2d;
-mod conv2d_split;
 mod cross_entropy;
 mod denoise;
 mod dropout;
 mod ema;
 mod gaussian;
-mod gemm;
 mod grad_norm;
 mod group_norm;
 mod label_embedding;
@@ -32,11 +30,8 @@ mod repeat;
 mod resample;
 mod resize;
 mod silu;
-mod staged;
-mod tiles;
 mod timestep_embedding;
 mod vlb;
-mod winograd;
 
 pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
 pub use add::add;
@@ -93,10 +88,6 @@ pub(crate) fn groups(invocations: u64) -> u64 {
 pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     let mut all = Vec::new();
     all.extend(conv2d::kernels());
-    all.extend(gemm::kernels());
-    all.extend(staged::kernels());
-    all.extend(conv2d_split::kernels());
-    all.extend(winograd::kernels());
     all.extend(add::kernels());
     all.extend(attention::kernels());
     all.extend(cast::kernels());
