@@ -1,7 +1,7 @@
 //! Every variant of every kernel composes, parses, agrees with its Rust
 //! description, and is valid for Vulkan, Metal and DX12.
 
-use demist::kernel::{Kernel, check, compose, open, parse, widen};
+use demist::kernel::{Kernel, bind_writable, check, compose, parse, widen};
 use demist::{bench, ops};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -40,9 +40,9 @@ fn every_variant_compiles_for_every_backend() {
                 );
             write_all(kernel.name, &module, &info, coop);
             // A plan may have to bind what is read as writable.
-            open(&mut module, u32::MAX);
+            bind_writable(&mut module, u32::MAX);
             let info = Validator::new(ValidationFlags::all(), core).validate(&module);
-            assert!(info.is_ok(), "{} {defines:?}, opened", kernel.name);
+            assert!(info.is_ok(), "{} {defines:?}, reads bound as writable", kernel.name);
             check_widened(kernel, &wgsl, core);
             variants += 1;
         }

@@ -38,9 +38,12 @@ fn judge(what: &str, plan: &Plan) {
         .unwrap_or_else(|e| panic!("{what}: {e}"));
     let PlanReport { slots, lower_bound, buffers, .. } = plan.report();
     let found = slots as f64 / lower_bound as f64;
-    let opened = plan.dispatches.iter().filter(|d| d.opened != 0).count();
+    let writable = plan.dispatches.iter().filter(|d| d.writable_reads != 0).count();
     println!("{what}: {slots} bytes in {buffers} buffers, {found:.4} of the live set");
-    println!("{what}: {opened} of {} launches opened", plan.dispatches.len());
+    println!(
+        "{what}: {writable} of {} launches bind what they read as writable",
+        plan.dispatches.len()
+    );
     assert!(lower_bound > 0 && slots >= lower_bound, "{what}: {slots} below {lower_bound}");
     assert!(found <= 1.1, "{what}: {slots} bytes for a live set of {lower_bound}");
 }

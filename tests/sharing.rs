@@ -55,14 +55,19 @@ fn computed(half: bool, levels: u32, options: PlanOptions) -> (Vec<Vec<u32>>, Pl
 /// Dispatches that work in place, and that bind what they read as writable.
 fn counts(plan: &Plan) -> (usize, usize) {
     let in_place = |d: &&Dispatch| d.kernel.define(&d.defines, "INPLACE") != 0;
-    let opened = |d: &&Dispatch| d.opened != 0;
-    (plan.dispatches.iter().filter(in_place).count(), plan.dispatches.iter().filter(opened).count())
+    let writable = |d: &&Dispatch| d.writable_reads != 0;
+    (
+        plan.dispatches.iter().filter(in_place).count(),
+        plan.dispatches.iter().filter(writable).count(),
+    )
 }
 
 #[test]
 fn shared_buffers_and_gradients_in_place_change_no_bit() {
     for (half, levels) in [(false, 0), (false, 0b11), (true, 0), (true, 0b01)] {
-        let of = |no_reuse, open| computed(half, levels, PlanOptions { no_reuse, open });
+        let of = |no_reuse, writable_reads| {
+            computed(half, levels, PlanOptions { no_reuse, writable_reads })
+        };
         let (want, apart) = of(true, false);
         assert_eq!(counts(&apart), (0, 0));
         assert!(want.iter().all(|v| v.iter().any(|b| b << 1 != 0)), "all gradients are there");
@@ -71,14 +76,14 @@ fn shared_buffers_and_gradients_in_place_change_no_bit() {
         assert!(shared.slots.of.values().any(|place| place.offset > 0));
         assert!(shared.report().slots * 2 < apart.report().slots);
         assert!(got == want, "half {half}, levels {levels:#b}");
-        let (got, opened) = of(false, true);
-        assert!(counts(&opened).1 > 5, "{:?}", counts(&opened));
-        assert!(opened.report().slots <= shared.report().slots);
-        verify_slots(&opened.tensors, &opened.dispatches, &opened.slots).unwrap();
-        assert!(got == want, "half {half}, levels {levels:#b}, opened");
-        let mut closed = opened.dispatches.clone();
-        closed.iter_mut().for_each(|d| d.opened = 0);
-        let fault = verify_slots(&opened.tensors, &closed, &opened.slots).unwrap_err();
+        let (got, writable) = of(false, true);
+        assert!(counts(&writable).1 > 5, "{:?}", counts(&writable));
+        assert!(writable.report().slots <= shared.report().slots);
+        verify_slots(&writable.tensors, &writable.dispatches, &writable.slots).unwrap();
+        assert!(got == want, "half {half}, levels {levels:#b}, writable reads");
+        let mut closed = writable.dispatches.clone();
+        closed.iter_mut().for_each(|d| d.writable_reads = 0);
+        let fault = verify_slots(&writable.tensors, &closed, &writable.slots).unwrap_err();
         assert!(fault.contains("read and written"), "{fault}");
     }
 }

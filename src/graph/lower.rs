@@ -429,7 +429,7 @@ impl<'g> Lower<'g> {
             defines,
             params,
             bindings,
-            opened: 0,
+            writable_reads: 0,
             groups,
             label: self.label.clone(),
             cost: Cost { flops, bytes },

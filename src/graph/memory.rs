@@ -3,8 +3,8 @@
 //! Tensors alive at different times may lie in the same bytes, and tensors alive at
 //! the same time side by side in one buffer. What speaks against more is that wgpu
 //! tracks usage per buffer: a dispatch may not read one range of a buffer and write
-//! another, unless what it reads is bound as writable, too ([`Dispatch::opened`]), which
-//! takes a pipeline of its own. So this is done where memory asks for it only.
+//! another, unless what it reads is bound as writable, too ([`Dispatch::writable_reads`]),
+//! which takes a pipeline of its own. So this is done where memory asks for it only.
 //! One tensor a buffer would need up to 1.47 times the live set on the published
 //! networks, since a buffer made for a large image holds one small one just as well.
 
@@ -21,7 +21,7 @@ const ALIGN: u64 = 256;
 /// ([`Caps::guarded`]); a multiple of every element's size.
 pub(crate) const GUARD: u64 = ALIGN;
 
-/// What slots may waste before bindings are opened: a tenth of the live set, or little.
+/// What slots may waste before reads are bound as writable: a tenth of the live set, or little.
 const WASTE: u64 = 10;
 const LITTLE: u64 = 1 << 19;
 
@@ -48,10 +48,10 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Opens bindings, see [`Dispatch::opened`], where a dispatch reads and writes one
-    /// slot. It then opens all that it reads in slots, and so do the others of its
-    /// variant, so that few pipelines are made twice.
-    pub(super) fn open(&self, dispatches: &mut [Dispatch]) {
+    /// Where a dispatch reads and writes one slot, binds as writable all that it reads in
+    /// slots ([`Dispatch::writable_reads`]). The other dispatches of its variant do the
+    /// same, so that few pipelines are made twice.
+    pub(super) fn bind_writable(&self, dispatches: &mut [Dispatch]) {
         let slot = |id: &TensorId| self.of.get(id).map(|place| place.slot);
         let variant = |d: &Dispatch| (d.kernel.name, d.defines.clone());
         let mixes = |d: &&Dispatch| {
@@ -61,11 +61,11 @@ impl Slots {
             };
             !slots(true).is_disjoint(&slots(false))
         };
-        let opened: BTreeSet<_> = dispatches.iter().filter(mixes).map(variant).collect();
-        let all = |d: &Dispatch| !binds_twice(d) && opened.contains(&variant(d));
+        let mixing: BTreeSet<_> = dispatches.iter().filter(mixes).map(variant).collect();
+        let all = |d: &Dispatch| !binds_twice(d) && mixing.contains(&variant(d));
         for d in dispatches.iter_mut().filter(|d| all(d)) {
             let read = d.bindings.iter().filter(|b| b.2 == Access::Read && slot(&b.1).is_some());
-            d.opened = read.fold(0, |bits, b| bits | 1 << b.0);
+            d.writable_reads = read.fold(0, |bits, b| bits | 1 << b.0);
         }
     }
 }
@@ -77,12 +77,12 @@ fn binds_twice(d: &Dispatch) -> bool {
 }
 
 /// The tensors that live in slots, with first and last use, and their true sizes.
-/// What a dispatch writes is a foe of what it reads; if bindings may be `opened`, only
-/// where it binds a tensor twice.
+/// What a dispatch writes is a foe of what it reads; with `writable_reads` only where it
+/// binds a tensor twice.
 fn blocks(
     tensors: &[TensorInfo],
     dispatches: &[Dispatch],
-    opened: bool,
+    writable_reads: bool,
 ) -> BTreeMap<TensorId, Block> {
     let mut found: BTreeMap<TensorId, Block> = BTreeMap::new();
     for (at, d) in dispatches.iter().enumerate() {
@@ -96,7 +96,7 @@ fn blocks(
         }
     }
     let index: HashMap<TensorId, u32> = found.keys().copied().zip(0..).collect();
-    for d in dispatches.iter().filter(|d| !opened || binds_twice(d)) {
+    for d in dispatches.iter().filter(|d| !writable_reads || binds_twice(d)) {
         let of = |written: bool| {
             let wanted = d.bindings.iter().filter(move |b| (b.2 != Access::Read) == written);
             wanted.map(|b| b.1).filter(|id| index.contains_key(id)).collect::<BTreeSet<_>>()
@@ -121,8 +121,8 @@ pub fn assign_slots(
     caps: &Caps,
     options: PlanOptions,
 ) -> Slots {
-    let of = |opened| -> (Vec<TensorId>, Vec<Block>) {
-        blocks(tensors, dispatches, opened).into_iter().unzip()
+    let of = |writable_reads| -> (Vec<TensorId>, Vec<Block>) {
+        blocks(tensors, dispatches, writable_reads).into_iter().unzip()
     };
     let aligned = |mut blocks: Vec<Block>| {
         for b in &mut blocks {
@@ -140,7 +140,7 @@ pub fn assign_slots(
     } else {
         let strict = aligned(strict);
         let mut packing = pack(&strict, caps.max_buffer);
-        let bearable = if options.open { 0 } else { (lower_bound / WASTE).max(LITTLE) };
+        let bearable = if options.writable_reads { 0 } else { (lower_bound / WASTE).max(LITTLE) };
         if packing.total() > lower_bound + bearable {
             let open = pack(&aligned(of(true).1), caps.max_buffer);
             if open.total() < packing.total() {
@@ -178,7 +178,7 @@ pub fn verify_slots(
                 return fault(format!("lies at {}, which no binding can begin at", place.offset));
             }
             let written = *access != Access::Read;
-            let writable = written || d.opened >> number & 1 == 1;
+            let writable = written || d.writable_reads >> number & 1 == 1;
             for (p, e, w, _) in bound.iter().filter(|b| b.0.slot == slot) {
                 let apart = *e <= place.offset || end <= p.offset;
                 if *w != writable {

@@ -73,7 +73,7 @@ pub struct Dispatch {
     pub bindings: Vec<(u32, TensorId, Access)>,
     /// Bit n set: binding n, which is only read, is bound as writable, since this launch
     /// or another of the same variant writes elsewhere in its buffer.
-    pub opened: u32,
+    pub writable_reads: u32,
     /// Workgroups in all.
     pub groups: u64,
     /// Which node it belongs to.
@@ -89,7 +89,7 @@ pub struct PlanOptions {
     pub no_reuse: bool,
     /// Bind what is read as writable wherever that saves memory, however little, instead
     /// of where more than a tenth is wasted (to find faults in this).
-    pub open: bool,
+    pub writable_reads: bool,
 }
 
 /// A static program: built once, replayed for every step.
@@ -163,7 +163,7 @@ impl Plan {
         }
         let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
         let slots = assign_slots(&tensors, &dispatches, &caps, options);
-        slots.open(&mut dispatches);
+        slots.bind_writable(&mut dispatches);
         let plan = Plan { tensors, dispatches, slots, params, choices };
         plan.check_limits(&caps)?;
         Ok(plan)

@@ -18,7 +18,7 @@ pub use defines::{
     AllValues, DefineValue, Defines, Domain, Every, Examples, capitals, listed_numbers,
 };
 pub use guarded::guarded;
-pub use reflect::{check, open};
+pub use reflect::{bind_writable, check};
 pub use widen::widen;
 
 use std::marker::PhantomData;

@@ -52,13 +52,13 @@ pub fn check(kernel: &Kernel, defines: &[i64], module: &naga::Module) -> Result<
     }
 }
 
-/// Declares the bindings whose bit is set in `opened` as writable, though the shader only
+/// Declares the bindings whose bit is set in `writable_reads` as writable, though the shader only
 /// reads them: for a launch that writes elsewhere in the same buffer.
-pub fn open(module: &mut naga::Module, opened: u32) {
+pub fn bind_writable(module: &mut naga::Module, writable_reads: u32) {
     for (_, var) in module.global_variables.iter_mut() {
         let number = var.binding.as_ref().map(|b| b.binding);
         if let (Some(number), AddressSpace::Storage { access }) = (number, &mut var.space)
-            && opened >> number & 1 == 1
+            && writable_reads >> number & 1 == 1
         {
             *access |= StorageAccess::STORE;
         }

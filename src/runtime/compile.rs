@@ -2,13 +2,13 @@
 
 use crate::gpu::Gpu;
 use crate::graph::GUARD;
-use crate::kernel::{Access, DIGITS, Kernel, check, compose, guarded, open, parse, widen};
+use crate::kernel::{Access, DIGITS, Kernel, bind_writable, check, compose, guarded, parse, widen};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Kernel, defines, and [`crate::graph::Dispatch::opened`].
+/// Kernel, defines, and [`crate::graph::Dispatch::writable_reads`].
 pub(super) type Key = (&'static str, Vec<i64>, u32);
 
 /// A compiled variant of a kernel.
@@ -40,7 +40,7 @@ pub(super) struct Compiler<'a> {
 /// # Errors
 /// [`Error::Kernel`] naming what is wrong with the shader.
 pub(super) async fn compile(gpu: &Gpu, job: &Job, compiler: Compiler<'_>) -> Result<Compiled> {
-    let Job { key: (_, defines, opened), kernel, wgsl } = job;
+    let Job { key: (_, defines, writable_reads), kernel, wgsl } = job;
     let mut module = parse(kernel, wgsl)?;
     check(kernel, defines, &module)?;
     let mut text = Cow::Borrowed(wgsl);
@@ -53,7 +53,7 @@ pub(super) async fn compile(gpu: &Gpu, job: &Job, compiler: Compiler<'_>) -> Res
     if let Cow::Owned(text) = &text {
         module = parse(kernel, text)?;
     }
-    open(&mut module, *opened);
+    bind_writable(&mut module, *writable_reads);
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
     let source = wgpu::ShaderSource::Naga(Cow::Owned(module));
     let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source };
@@ -68,7 +68,7 @@ pub(super) async fn compile(gpu: &Gpu, job: &Job, compiler: Compiler<'_>) -> Res
                 .create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         }
     };
-    let layout = bind_group_layout(gpu, kernel, defines, *opened);
+    let layout = bind_group_layout(gpu, kernel, defines, *writable_reads);
     let pipeline_layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: Some(kernel.name),
         bind_group_layouts: &[Some(&layout)],
@@ -100,11 +100,11 @@ pub(super) async fn compile(gpu: &Gpu, job: &Job, compiler: Compiler<'_>) -> Res
 pub(super) fn storage_bindings<'a>(
     kernel: &'a Kernel,
     defines: &'a [i64],
-    opened: u32,
+    writable_reads: u32,
 ) -> impl Iterator<Item = (u32, bool)> + 'a {
-    kernel
-        .active_bindings(defines)
-        .map(move |(number, b)| (number, b.access == Access::Read && opened >> number & 1 == 0))
+    kernel.active_bindings(defines).map(move |(number, b)| {
+        (number, b.access == Access::Read && writable_reads >> number & 1 == 0)
+    })
 }
 
 /// The variants with their text, the longest first: those take longest to compile, and
@@ -122,7 +122,7 @@ fn bind_group_layout(
     gpu: &Gpu,
     kernel: &Kernel,
     defines: &[i64],
-    opened: u32,
+    writable_reads: u32,
 ) -> wgpu::BindGroupLayout {
     let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
         binding,
@@ -130,7 +130,7 @@ fn bind_group_layout(
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
         count: None,
     };
-    let storage = storage_bindings(kernel, defines, opened)
+    let storage = storage_bindings(kernel, defines, writable_reads)
         .map(|(number, read_only)| entry(number, wgpu::BufferBindingType::Storage { read_only }));
     let entries: Vec<_> =
         std::iter::once(entry(0, wgpu::BufferBindingType::Uniform)).chain(storage).collect();

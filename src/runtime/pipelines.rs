@@ -100,7 +100,7 @@ impl Pipelines {
         gpu: &Gpu,
         dispatches: &[Dispatch],
     ) -> Result<Vec<Compiled>> {
-        let key = |d: &Dispatch| (d.kernel.name, d.defines.clone(), d.opened);
+        let key = |d: &Dispatch| (d.kernel.name, d.defines.clone(), d.writable_reads);
         let mut missing: HashMap<Key, &'static Kernel> = HashMap::new();
         {
             let made = self.lock();

@@ -19,7 +19,7 @@ const BYTES: u64 = 4096;
 /// # Errors
 /// [`crate::Error::Device`] if the device reported a fault.
 pub(super) async fn warm_up(gpu: &Gpu, job: &Job, compiled: &Compiled) -> Result<()> {
-    let Job { key: (_, defines, opened), kernel, .. } = job;
+    let Job { key: (_, defines, writable_reads), kernel, .. } = job;
     let buffer = |usage| {
         let label = Some("stand-in of a binding");
         let size = BYTES;
@@ -30,7 +30,7 @@ pub(super) async fn warm_up(gpu: &Gpu, job: &Job, compiled: &Compiled) -> Result
     // What is read and what is written may not be of one buffer.
     let [read, written] = [(); 2].map(|()| buffer(wgpu::BufferUsages::STORAGE));
     let params = wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() };
-    let storage = storage_bindings(kernel, defines, *opened).map(|(binding, read_only)| {
+    let storage = storage_bindings(kernel, defines, *writable_reads).map(|(binding, read_only)| {
         let buffer = if read_only { &read } else { &written };
         wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() }
     });
