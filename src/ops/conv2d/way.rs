@@ -251,11 +251,14 @@ pub(super) struct TiledProduct {
     pub turns: usize,
 }
 
-/// The tiles of a product. `op` names the choice, `key` is what it is tuned by.
-///
-/// The rule takes a staged tile if `staged` has one by rule. Else it takes a uniform tile
-/// where the driver gains by it and the columns divide; else the largest plain tile that
-/// leaves enough invocations and does not waste columns.
+impl TiledProduct {
+    fn divide(self, tile: RegisterTile) -> Division {
+        Division::new(tile, [self.rows, self.columns], self.batch)
+    }
+}
+
+/// The tiles of a product. `op` names the choice, `key` is what it is tuned by. The rule
+/// takes a staged tile if `staged` has one by rule, else a register tile.
 pub(super) fn choose_tiles(
     lower: &mut Lower,
     op: &'static str,
@@ -263,17 +266,32 @@ pub(super) fn choose_tiles(
     product: TiledProduct,
     staged: Staged,
 ) -> Tiles {
-    let TiledProduct { batch, rows, columns, vec, .. } = product;
-    let division = |t: RegisterTile| Division::new(t, [rows, columns], batch);
+    let (register, register_rule) = register_tiles(lower, product);
+    let staged_rule = staged.rule.and_then(|r| staged.tiles.iter().position(|t| *t == r));
+    let rule = staged_rule.map_or(register_rule, |i| register.len() + i);
+    let names = register.iter().map(|t| t.name).chain(staged.tiles.iter().map(|t| t.name));
+    let names: Vec<_> = names.collect();
+    match lower.choose(op, key, &names, rule) {
+        i if i < register.len() => Tiles::Register(product.divide(register[i])),
+        i => Tiles::Staged(staged.tiles[i - register.len()]),
+    }
+}
+
+/// The register tiles that suit a product, and which of them the rule takes: a uniform tile
+/// where the driver gains by it and the columns divide, else the largest plain tile that
+/// leaves enough invocations and does not waste columns.
+fn register_tiles(lower: &Lower, product: TiledProduct) -> (Vec<RegisterTile>, usize) {
+    let TiledProduct { rows, columns, vec, .. } = product;
     let shares =
         (vec || product.uniform_scalars) && uniform_fits(lower, product.shared, product.turns);
     let divides = |t: &RegisterTile| match vec {
         true => columns.is_multiple_of(t.tn as usize),
         false => t.tn == 8 || columns >= t.tn as usize,
     };
-    let uniform: Vec<_> =
-        product.uniform.iter().copied().filter(|t| shares && divides(t)).collect();
-    let plain: Vec<_> = TILES.into_iter().filter(|t| columns > 4 || t.tn == 4).collect();
+    let uniform = product.uniform.iter().copied().filter(|t| shares && divides(t));
+    let uniform: Vec<RegisterTile> = uniform.collect();
+    let plain = TILES.into_iter().filter(|t| columns > 4 || t.tn == 4);
+    let plain: Vec<RegisterTile> = plain.collect();
     // Channel by channel large tiles take software drivers too long to compile.
     let largest = match (lower.caps.software, vec) {
         (true, true) => u32::MAX,
@@ -281,24 +299,13 @@ pub(super) fn choose_tiles(
         (false, _) => 64,
     };
     let fits = |t: &RegisterTile| t.tm * t.tn <= largest;
-    let busy = |t: &RegisterTile| division(*t).tiles >= busy_invocations(lower);
-    let last = TILES[TILES.len() - 1];
+    let busy = |t: &RegisterTile| product.divide(*t).tiles >= busy_invocations(lower);
     let tall = |t: &RegisterTile| rows >= 8 * t.tm as usize;
-    let rule = match uniform.iter().find(|t| tall(t)).or(uniform.last()) {
-        Some(t) => *t,
-        None => plain.iter().copied().find(|t| fits(t) && busy(t)).unwrap_or(last),
+    let rule = match uniform.len() {
+        0 => plain.iter().position(|t| fits(t) && busy(t)).unwrap_or(plain.len() - 1),
+        n => uniform.iter().position(tall).unwrap_or(n - 1),
     };
-    let register = [uniform, plain].concat();
-    let names = register.iter().map(|t| t.name).chain(staged.tiles.iter().map(|t| t.name));
-    let names: Vec<_> = names.collect();
-    let rule = match staged.rule.and_then(|rule| staged.tiles.iter().position(|t| *t == rule)) {
-        Some(i) => register.len() + i,
-        None => register.iter().position(|t| *t == rule).unwrap_or(0),
-    };
-    match lower.choose(op, key, &names, rule) {
-        i if i < register.len() => Tiles::Register(division(register[i])),
-        i => Tiles::Staged(staged.tiles[i - register.len()]),
-    }
+    ([uniform, plain].concat(), rule)
 }
 
 /// The way of the gradients of weight and bias.
