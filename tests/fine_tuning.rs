@@ -137,7 +137,7 @@ fn a_run_begins_with_what_it_is_given() {
         RunOptions { initial: Some(values.clone()), ..run_options(&place.path().join("tuned")) };
     // Without a step, all sets are what was given, and the moments are zero.
     run(&model, 0, &options).unwrap();
-    let state = options.folder.join("state.safetensors");
+    let state = options.folder.as_ref().unwrap().join("state.safetensors");
     for prefix in ["weights.", "ema.", "ema1."] {
         assert!(with_prefix(&state, prefix) == tensors(&network), "{prefix}");
     }
@@ -151,7 +151,9 @@ fn a_run_begins_with_what_it_is_given() {
     let tuned = with_prefix(&state, "weights.");
     let plain = run_options(&place.path().join("plain"));
     run(&model, 2, &plain).unwrap();
-    assert!(tuned != with_prefix(&plain.folder.join("state.safetensors"), "weights."));
+    assert!(
+        tuned != with_prefix(&plain.folder.as_ref().unwrap().join("state.safetensors"), "weights.")
+    );
     assert!(tuned != tensors(&network));
 
     // Values of another network.

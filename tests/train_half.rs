@@ -40,7 +40,7 @@ fn run(
         Ok(())
     };
     train(context(), data, info, options, &StopFlag::default(), &mut on_event)?;
-    Ok((losses(&options.folder), warnings))
+    Ok((losses(options.folder.as_ref().unwrap()), warnings))
 }
 
 #[test]

@@ -467,7 +467,7 @@ pub fn train_with_bar(
             }
             Event::Wrote(path) => {
                 if path.extension().is_some_and(|e| e == "png")
-                    && path.parent() != Some(&options.folder)
+                    && path.parent() != options.folder.as_deref()
                 {
                     bar.suspend(|| say!("samples: {}", path.display()));
                 }
@@ -489,11 +489,12 @@ pub fn train_with_bar(
     if let Some((first, last)) = outcome.losses {
         say!("loss {first:.4} -> {last:.4}");
     }
-    if options.folder.join("best.safetensors").is_file() {
-        say!("{}", options.folder.join("best.safetensors").display());
+    let Some(folder) = &options.folder else { return Ok(outcome) };
+    if folder.join("best.safetensors").is_file() {
+        say!("{}", folder.join("best.safetensors").display());
     }
     for file in ["network.safetensors", "loss.png", "metrics.csv"] {
-        say!("{}", options.folder.join(file).display());
+        say!("{}", folder.join(file).display());
     }
     Ok(outcome)
 }

@@ -28,9 +28,9 @@ impl StopFlag {
 /// Where and how often a run writes.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// The run folder, created if need be.
-    pub folder: PathBuf,
-    /// Continue from the folder's state.
+    /// The run folder, created if need be; a run without one writes nothing.
+    pub folder: Option<PathBuf>,
+    /// Continue from the folder's state, or with its tables.
     pub resume: bool,
     /// Start from these values, in device layout, instead of random ones.
     pub initial: Option<Vec<Vec<f32>>>,
@@ -53,8 +53,15 @@ pub struct RunOptions {
 impl RunOptions {
     /// A new run in `folder` with the program's intervals.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
+        RunOptions { folder: Some(folder.into()), ..Default::default() }
+    }
+}
+
+impl Default for RunOptions {
+    /// A new run without a folder, with the program's intervals.
+    fn default() -> Self {
         RunOptions {
-            folder: folder.into(),
+            folder: None,
             resume: false,
             initial: None,
             validation: None,

@@ -3,17 +3,19 @@
 
 mod evaluate;
 mod events;
-mod files;
 mod memory;
-mod preview;
 mod run;
+mod run_folder;
+mod session;
 mod step;
+mod timesteps;
 mod wiring;
 
 pub use evaluate::{Evaluation, Evaluator, evaluation_params, spread};
 pub use events::{Event, RunOptions, StopFlag, TrainOutcome};
-pub use files::state_prefix;
 pub use memory::{MemoryNeed, fit_memory, memory_need};
-pub use run::train;
+pub use run::{go, train};
+pub use run_folder::{load_state, save_network, save_state, state_path, state_prefix};
+pub use session::{Losses, ScaleReport, Session};
 pub use step::{MicroBatch, QUARTILES, TermSum, TrainStep, plan_report, plan_step};
 pub use wiring::Noise;

@@ -1,7 +1,6 @@
 //! The pictures of a run in progress: a grid drawn with the averaged weights,
 //! one row a class, or small image, result and original for super-resolution.
 
-use super::TrainStep;
 use crate::checkpoint::NetworkInfo;
 use crate::data::{Augment, Dataset, Squares};
 use crate::diffusion::{SampleJob, SampleOptions, SamplingLoop};
@@ -9,6 +8,7 @@ use crate::graph::FlatKind;
 use crate::model::UNetConfig;
 use crate::output::{Grid, image::to_u8};
 use crate::runtime::Context;
+use crate::train::Session;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -23,8 +23,9 @@ pub(super) struct Preview {
 }
 
 impl Preview {
-    pub fn new(ctx: Context, step: &TrainStep, info: &NetworkInfo) -> Result<Preview> {
-        let (model, flat) = (info.model.unet()?, step.flat());
+    pub fn new(ctx: Context, session: &Session) -> Result<Preview> {
+        let info = session.info();
+        let (model, flat) = (info.model.unet()?, session.step_program().flat());
         let sampling =
             SamplingLoop::new(ctx, model, &info.diffusion, COLUMNS, flat, FlatKind::Ema(0))?;
         Ok(Preview { sampling })
