@@ -29,8 +29,9 @@ pub mod tuning;
 #[cfg(not(target_arch = "wasm32"))]
 pub use api::block_on;
 pub use api::{
-    AdapterSummary, Classes, Compiling, Device, DeviceOptions, DrawRequest, DrawStep, Drawn,
-    Generator, Image, ImageLikelihood, LikelihoodRequest, LikelihoodStep, Likelihoods, Network,
-    OnCompiling, Sampler, Watch, slerp,
+    AdapterSummary, Classes, Classifier, Compiling, Device, DeviceOptions, DrawRequest, DrawStep,
+    Drawn, EvaluationRequest, Generator, Image, ImageLikelihood, LikelihoodRequest, LikelihoodStep,
+    Likelihoods, Network, OnCompiling, Prepared, Sampler, Trainer, TrainerOptions, TrainerStep,
+    Watch, slerp,
 };
 pub use error::{Error, Result};

@@ -14,7 +14,7 @@ use super::{DataOptions, Dataset, Store};
 use crate::{Error, Result};
 
 /// Class of the images that name none.
-const UNLABELLED: &str = "unlabelled";
+pub(super) const UNLABELLED: &str = "unlabelled";
 
 /// What is remembered of a decoded file.
 struct Seen {

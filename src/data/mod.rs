@@ -191,6 +191,43 @@ impl Dataset {
         })
     }
 
+    /// A set of images in memory: `pixels` are bytes `[n, size, size, channels]`, rows
+    /// first, and `labels` is the class of each, as an index into `classes`. Without
+    /// labels and classes all are of one class.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if there are no images, or the numbers do not fit.
+    pub fn from_pixels(
+        pixels: Vec<u8>,
+        size: usize,
+        channels: usize,
+        labels: Vec<u32>,
+        classes: Vec<String>,
+    ) -> Result<Dataset> {
+        let fail = |detail: String| Err(Error::Data(format!("images in memory: {detail}")));
+        let options =
+            DataOptions { image_size: Some(size), channels: Some(channels), ..Default::default() };
+        options.check()?;
+        let (bytes, len) = (pixels.len(), size * size * channels);
+        if bytes == 0 || !bytes.is_multiple_of(len) {
+            return fail(format!("{bytes} bytes are no images of {size}x{size}x{channels}"));
+        }
+        let images = bytes / len;
+        let (labels, classes) = match (labels.len(), classes.len()) {
+            (0, 0) => (vec![0; images], vec![folder::UNLABELLED.to_owned()]),
+            _ => (labels, classes),
+        };
+        if labels.len() != images {
+            return fail(format!("{images} images with {} labels", labels.len()));
+        }
+        if let Some(label) = labels.iter().find(|label| **label as usize >= classes.len()) {
+            return fail(format!("label {label} of {} classes", classes.len()));
+        }
+        let store = Store::Flat { pixels, width: size, height: size, channels };
+        let skipped = Vec::new();
+        Ok(Dataset { size, channels, resized: false, classes, labels, store, skipped })
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.labels.len()

@@ -41,7 +41,9 @@ pub fn train(
     }
     let mut session = block_on(Session::new(ctx, info, dataset))?;
     match &options.folder {
-        Some(folder) if options.resume => load_state(ctx, &mut session, &state_path(folder))?,
+        Some(folder) if options.resume => {
+            block_on(load_state(ctx, &mut session, &state_path(folder)))?;
+        }
         _ => session.begin(ctx, options.initial.as_deref())?,
     }
     go(ctx, &mut session, options, stop, on_event)

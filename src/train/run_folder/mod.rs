@@ -15,14 +15,16 @@ mod preview;
 mod state;
 mod tables;
 
-pub use state::{load_state, save_network, save_state, state_prefix};
+pub use state::{load_state, network_file, save_state, state_prefix};
 
 use super::{Evaluation, Losses, RunOptions, Session};
+use crate::checkpoint::write_network;
 use crate::data::Dataset;
 use crate::graph::FlatKind;
 use crate::model::ModelConfig;
 use crate::runtime::Context;
 use crate::{Error, Result};
+use pollster::block_on;
 use preview::Preview;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -47,6 +49,12 @@ pub(super) struct RunFolder {
 /// Makes the folder of a run, if need be.
 pub(super) fn create(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
+}
+
+/// Writes one set of values as a network.
+fn save_network(ctx: Context, session: &Session, kind: FlatKind, path: &Path) -> Result<()> {
+    let (info, file) = block_on(network_file(ctx, session, kind))?;
+    write_network(path, &info, file, false)
 }
 
 impl RunFolder {
@@ -76,7 +84,7 @@ impl RunFolder {
 
     /// Writes the state and the averaged networks; returns the files of the networks.
     pub fn save(&self, ctx: Context, session: &Session) -> Result<Vec<PathBuf>> {
-        save_state(ctx, session, &state_path(&self.path))?;
+        block_on(save_state(ctx, session, &state_path(&self.path)))?;
         let network = |(i, rate): (usize, &f64)| {
             let name = match i {
                 0 => "network.safetensors".to_owned(),

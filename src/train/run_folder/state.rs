@@ -10,7 +10,6 @@ use crate::ops::LossScale;
 use crate::runtime::Context;
 use crate::train::Session;
 use crate::{Error, Result};
-use pollster::block_on;
 use std::path::Path;
 
 /// Tensors of the losses that decide on the timesteps.
@@ -31,30 +30,33 @@ pub fn state_prefix(kind: FlatKind) -> String {
     }
 }
 
-/// Writes one set of values as a network.
+/// One set of values as a network file.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be written, [`Error::Device`] on a fault.
-pub fn save_network(ctx: Context, session: &Session, kind: FlatKind, path: &Path) -> Result<()> {
-    let values = block_on(session.read(ctx, kind))?;
+/// [`Error::Device`] on a fault.
+pub async fn network_file(
+    ctx: Context<'_>,
+    session: &Session,
+    kind: FlatKind,
+) -> Result<(NetworkInfo, TensorFile)> {
+    let values = session.read(ctx, kind).await?;
     let mut file = TensorFile::default();
     file.tensors.extend(parameters_to_tensors(session.params(), &values, "")?);
-    let info = NetworkInfo { holds: Holds::Weights, ..session.info().clone() };
-    write_network(path, &info, file, false)
+    Ok((NetworkInfo { holds: Holds::Weights, ..session.info().clone() }, file))
 }
 
 /// Writes the whole state.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be written, [`Error::Device`] on a fault.
-pub fn save_state(ctx: Context, session: &Session, path: &Path) -> Result<()> {
+pub async fn save_state(ctx: Context<'_>, session: &Session, path: &Path) -> Result<()> {
     let mut state = TensorFile::default();
     for kind in session.kinds() {
-        let values = block_on(session.read(ctx, kind))?;
+        let values = session.read(ctx, kind).await?;
         let prefix = state_prefix(kind);
         state.tensors.extend(parameters_to_tensors(session.params(), &values, &prefix)?);
     }
-    if let Some(scale) = session.step_program().loss_scale(ctx)? {
+    if let Some(scale) = session.step_program().loss_scale_async(ctx).await? {
         state.tensors.insert(SCALE.into(), Tensor::f32(vec![4], scale.state().to_vec())?);
     }
     if let Some(history) = session.timestep_losses() {
@@ -73,7 +75,7 @@ pub fn save_state(ctx: Context, session: &Session, path: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] if the file is no state of this network,
 /// [`Error::Device`] on a fault.
-pub fn load_state(ctx: Context, session: &mut Session, path: &Path) -> Result<()> {
+pub async fn load_state(ctx: Context<'_>, session: &mut Session, path: &Path) -> Result<()> {
     let (saved, file) = read_network(path)?;
     for kind in session.kinds() {
         let values = parameters(session.params(), &file, &state_prefix(kind))
@@ -85,7 +87,7 @@ pub fn load_state(ctx: Context, session: &mut Session, path: &Path) -> Result<()
         _ => None,
     };
     let losses = history(&file, session.info(), path)?;
-    block_on(session.go_on(ctx, saved.progress, losses, scale))
+    session.go_on(ctx, saved.progress, losses, scale).await
 }
 
 fn loss_scale(scale: &Tensor, path: &Path) -> Result<LossScale> {
