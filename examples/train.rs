@@ -2,6 +2,7 @@
 //! from it: `cargo run --release --example train [FILE]`.
 
 use demist::data::Dataset;
+use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule};
 use demist::model::{ModelConfig, UNetConfig};
 use demist::recipe::TrainConfig;
 use demist::{
@@ -31,8 +32,6 @@ fn main() -> demist::Result<()> {
     let file =
         std::env::args().nth(1).map_or(std::env::temp_dir().join("tiny.safetensors"), Into::into);
     let device = block_on(Device::open(DeviceOptions::default()))?;
-    println!("device: {}", device.summary());
-
     let model = UNetConfig {
         image_size: SIZE,
         in_channels: 1,
@@ -47,6 +46,11 @@ fn main() -> demist::Result<()> {
     };
     let options = TrainerOptions {
         model: Some(ModelConfig::UNet(model)),
+        diffusion: Some(DiffusionConfig {
+            noise_schedule: NoiseSchedule::Cosine,
+            mean_type: MeanType::XStart,
+            ..Default::default()
+        }),
         training: TrainConfig {
             batch_size: 8,
             micro_batch: 8,
@@ -54,7 +58,6 @@ fn main() -> demist::Result<()> {
             ema_rates: vec![0.99],
             ..Default::default()
         },
-        source: "examples/train.rs".into(),
         ..Default::default()
     };
     let mut trainer = block_on(Trainer::new(&device, images()?, options))?;
@@ -66,7 +69,6 @@ fn main() -> demist::Result<()> {
     }
     block_on(trainer.save(&file))?;
     println!("wrote {}", file.display());
-
     let mut generator = Generator::open(&device, &file)?;
     let request = DrawRequest { classes: Classes::All, steps: "10".into(), ..Default::default() };
     for image in block_on(generator.draw(&request))?.images() {
