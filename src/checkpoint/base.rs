@@ -1,7 +1,11 @@
 //! Starting a run from a network that exists: one of ours, or of another
 //! program.
 
-use super::{Imported, TensorFile, import, load_header, network::KEY, read_network};
+use super::import::{Imported, import_from_bytes};
+use super::network::{KEY, NetworkInfo, network_from_bytes};
+use super::tensor_file::{TensorFile, header_from_bytes};
+#[cfg(feature = "files")]
+use super::{import::import, network::read_network, tensor_file::load_header};
 use crate::model::{Hints, ModelConfig, initialise, model_params};
 use crate::{Error, Result};
 use std::path::Path;
@@ -11,22 +15,53 @@ use std::path::Path;
 ///
 /// # Errors
 /// As [`read_network`] and [`import`].
+#[cfg(feature = "files")]
 pub fn read_any(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Imported> {
     let ours = path.is_file() && load_header(path).is_ok_and(|h| h.metadata.contains_key(KEY));
     if !ours {
         return import(path, preset, hints);
     }
-    if preset.is_some() {
-        let why = "tells its own configuration: give no preset";
-        return Err(Error::file(path, why));
-    }
+    refuse_preset(path, preset)?;
     let (info, file) = read_network(path)?;
+    Ok(weights_of(info, file))
+}
+
+/// As [`read_any`], from a file's bytes; `name` stands for the file in messages.
+///
+/// # Errors
+/// As [`network_from_bytes`] and [`import_from_bytes`].
+pub fn any_from_bytes(
+    name: impl AsRef<Path>,
+    bytes: &[u8],
+    preset: Option<&str>,
+    hints: &Hints,
+) -> Result<Imported> {
+    let name = name.as_ref();
+    let ours = header_from_bytes(name, bytes).is_ok_and(|h| h.metadata.contains_key(KEY));
+    if !ours {
+        return import_from_bytes(name, bytes, preset, hints);
+    }
+    refuse_preset(name, preset)?;
+    let (info, file) = network_from_bytes(name, bytes)?;
+    Ok(weights_of(info, file))
+}
+
+/// A network of ours needs no preset.
+fn refuse_preset(path: &Path, preset: Option<&str>) -> Result<()> {
+    match preset {
+        Some(_) => Err(Error::file(path, "tells its own configuration: give no preset")),
+        None => Ok(()),
+    }
+}
+
+/// The weights that are drawn with, under their own names.
+fn weights_of(info: NetworkInfo, file: TensorFile) -> Imported {
     let prefix = info.holds.prefix();
     let named = file.tensors.into_iter().filter_map(|(name, tensor)| {
         name.strip_prefix(prefix).map(|name| (name.to_owned(), tensor))
     });
     let tensors = TensorFile { tensors: named.collect(), metadata: Default::default() };
-    Ok(Imported { model: info.model, diffusion: info.diffusion, tensors, preset: None })
+    Imported { model: info.model, diffusion: info.diffusion, tensors, preset: None }
 }
 
 impl Imported {

@@ -3,14 +3,16 @@
 
 use std::path::Path;
 
-use super::diffusers::read_diffusers;
+use super::guess::guess;
 use super::network::KEY;
-use super::{Storage, Tensor, TensorFile, read_tensors};
-use crate::checkpoint::check_parameters;
-use crate::diffusion::{DiffusionConfig, LossType, SpacedSchedule, VarType, released_diffusion};
+use super::parameters::check_parameters;
+use super::tensor_file::TensorFile;
+use super::torch::tensors_from_bytes;
+#[cfg(feature = "files")]
+use super::{diffusers::read_diffusers, tensor::Tensor, tensor_file::Storage, torch::read_tensors};
+use crate::diffusion::{DiffusionConfig, SpacedSchedule, released_diffusion};
 use crate::model::{
-    Hints, ModelConfig, Shapes, UNetConfig, infer, match_preset, model_params, model_preset,
-    preset_names,
+    Hints, ModelConfig, Shapes, infer, match_preset, model_params, model_preset, preset_names,
 };
 use crate::{Error, Result};
 
@@ -40,17 +42,37 @@ pub struct Imported {
 /// [`Error::Io`] or [`Error::File`] for a file that cannot be read or does not fit
 /// its configuration, naming the first differences; [`Error::Config`] for an
 /// unknown preset, or if a hint is needed.
+#[cfg(feature = "files")]
 pub fn import(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Imported> {
-    let imported = if path.is_dir() {
-        if preset.is_some() {
-            let why = "a folder tells its own configuration: give no preset".into();
-            return Err(Error::Config(why));
-        }
-        let (model, diffusion, tensors) = read_diffusers(path, hints)?;
-        Imported { model: ModelConfig::UNet(model), diffusion, tensors, preset: None }
-    } else {
-        from_file(path, preset, hints)?
-    };
+    if !path.is_dir() {
+        return import_tensors(path, read_tensors(path)?, preset, hints);
+    }
+    if preset.is_some() {
+        let why = "a folder tells its own configuration: give no preset".into();
+        return Err(Error::Config(why));
+    }
+    let (model, diffusion, tensors) = read_diffusers(path, hints)?;
+    let model = ModelConfig::UNet(model);
+    checked(path, Imported { model, diffusion, tensors, preset: None })
+}
+
+/// As [`import`], from the bytes of a PyTorch checkpoint or a safetensors file; `name`
+/// stands for the file in messages.
+///
+/// # Errors
+/// As [`import`], except for reading.
+pub fn import_from_bytes(
+    name: impl AsRef<Path>,
+    bytes: &[u8],
+    preset: Option<&str>,
+    hints: &Hints,
+) -> Result<Imported> {
+    let name = name.as_ref();
+    import_tensors(name, tensors_from_bytes(name, bytes)?, preset, hints)
+}
+
+/// Checks that the tensors are those of the configuration.
+fn checked(path: &Path, imported: Imported) -> Result<Imported> {
     SpacedSchedule::new(&imported.diffusion, "")?;
     let params = model_params(&imported.model)?;
     check_parameters(&params, &imported.tensors, "").map_err(|why| {
@@ -62,8 +84,13 @@ pub fn import(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Import
     Ok(imported)
 }
 
-fn from_file(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Imported> {
-    let mut tensors = read_tensors(path)?;
+/// Finds the configuration of the tensors in the file `path`.
+fn import_tensors(
+    path: &Path,
+    mut tensors: TensorFile,
+    preset: Option<&str>,
+    hints: &Hints,
+) -> Result<Imported> {
     if tensors.metadata.contains_key(KEY) {
         return Err(Error::file(path, "already a network of this program, with its configuration"));
     }
@@ -86,7 +113,7 @@ fn from_file(path: &Path, preset: Option<&str>, hints: &Hints) -> Result<Importe
     hints.apply(&mut model);
     model.validate()?;
     let diffusion = known.and_then(released_diffusion).unwrap_or_else(|| guess(&model));
-    Ok(Imported { model, diffusion, tensors, preset: known })
+    checked(path, Imported { model, diffusion, tensors, preset: known })
 }
 
 /// The shape of each tensor.
@@ -103,33 +130,13 @@ fn unwrap_names(file: &mut TensorFile) {
     }
 }
 
-/// The default process; with a learned variance where there are channels for it.
-fn guess(model: &ModelConfig) -> DiffusionConfig {
-    match model {
-        ModelConfig::UNet(c) => default_diffusion(c),
-        ModelConfig::Encoder(_) => DiffusionConfig::default(),
-    }
-}
-
-/// The default process of a network with these outputs.
-pub(super) fn default_diffusion(config: &UNetConfig) -> DiffusionConfig {
-    if config.out_channels == 2 * config.in_channels {
-        DiffusionConfig {
-            var_type: VarType::LearnedRange,
-            loss_type: LossType::RescaledMse,
-            ..DiffusionConfig::default()
-        }
-    } else {
-        DiffusionConfig::default()
-    }
-}
-
 /// Writes the tensors called `prefix` + name as a plain safetensors file with the
 /// reference's names and layout, without our configuration: what guided-diffusion
 /// loads after `safetensors.torch.load_file`.
 ///
 /// # Errors
 /// As [`TensorFile::write_as`].
+#[cfg(feature = "files")]
 pub fn write_reference(
     path: &Path,
     tensors: TensorFile,

@@ -1,7 +1,9 @@
 //! A network on disk: safetensors with its whole configuration as JSON, so
 //! that no flag has to be repeated.
 
-use super::{Header, Storage, TensorFile, load_header};
+#[cfg(feature = "files")]
+use super::tensor_file::load_header;
+use super::tensor_file::{Header, Storage, TensorFile, header_from_bytes};
 use crate::diffusion::{DiffusionConfig, SpacedSchedule};
 use crate::model::ModelConfig;
 use crate::recipe::TrainConfig;
@@ -162,23 +164,46 @@ impl NetworkInfo {
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] naming the fault.
+#[cfg(feature = "files")]
 pub fn read_info(path: &Path) -> Result<NetworkInfo> {
     NetworkInfo::parse(&load_header(path)?, path)
+}
+
+/// The configuration in a file's bytes; `name` stands for the file in messages.
+///
+/// # Errors
+/// [`Error::File`] naming the fault.
+pub fn info_from_bytes(name: impl AsRef<Path>, bytes: &[u8]) -> Result<NetworkInfo> {
+    NetworkInfo::parse(&header_from_bytes(&name, bytes)?, name.as_ref())
 }
 
 /// Reads configuration and tensors.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] naming the fault.
+#[cfg(feature = "files")]
 pub fn read_network(path: &Path) -> Result<(NetworkInfo, TensorFile)> {
     let info = read_info(path)?;
     Ok((info, TensorFile::read(path)?))
+}
+
+/// Configuration and tensors in a file's bytes; `name` stands for the file in messages.
+///
+/// # Errors
+/// [`Error::File`] naming the fault.
+pub fn network_from_bytes(
+    name: impl AsRef<Path>,
+    bytes: &[u8],
+) -> Result<(NetworkInfo, TensorFile)> {
+    let info = info_from_bytes(&name, bytes)?;
+    Ok((info, TensorFile::from_bytes(name, bytes)?))
 }
 
 /// Writes a network with its configuration, as half precision on request.
 ///
 /// # Errors
 /// [`Error::Io`] if `path` cannot be written.
+#[cfg(feature = "files")]
 pub fn write_network(
     path: &Path,
     info: &NetworkInfo,
@@ -186,5 +211,18 @@ pub fn write_network(
     half: bool,
 ) -> Result<()> {
     info.attach(&mut file)?;
-    file.write_as(path, if half { Storage::F16 } else { Storage::F32 })
+    file.write_as(path, storage(half))
+}
+
+/// The bytes of the file that [`write_network`] writes.
+///
+/// # Errors
+/// As [`TensorFile::to_bytes`].
+pub fn network_to_bytes(info: &NetworkInfo, mut file: TensorFile, half: bool) -> Result<Vec<u8>> {
+    info.attach(&mut file)?;
+    file.to_bytes(storage(half))
+}
+
+fn storage(half: bool) -> Storage {
+    if half { Storage::F16 } else { Storage::F32 }
 }

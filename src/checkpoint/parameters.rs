@@ -1,6 +1,7 @@
 //! Parameters from and to named tensors in the reference's layout.
 
-use super::{Tensor, TensorFile};
+use super::tensor::Tensor;
+use super::tensor_file::TensorFile;
 use crate::Result;
 use crate::graph::ParamInfo;
 use std::collections::HashSet;

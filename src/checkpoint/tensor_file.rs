@@ -7,15 +7,16 @@
 //! own length and a broken file is an [`Error::File`] that names the fault.
 //! The same tensors always make the same bytes, and files appear whole or not at all.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::collections::BTreeMap;
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata};
 
+use super::tensor::count;
+pub use super::tensor::{Tensor, TensorData};
+#[cfg(feature = "files")]
 use crate::files::atomic;
 use crate::{Error, Result};
 
@@ -25,117 +26,6 @@ const MAX_HEADER: u64 = 16 << 20;
 const METADATA_KEY: &str = "__metadata__";
 /// Bytes converted at a time.
 const CHUNK: usize = 1 << 20;
-
-/// The elements of a tensor, row-major.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TensorData {
-    /// 32-bit floats; bfloat16 files are read as these.
-    F32(Vec<f32>),
-    /// 16-bit floats.
-    F16(Vec<f16>),
-    /// 64-bit floats.
-    F64(Vec<f64>),
-    /// Signed 64-bit integers.
-    I64(Vec<i64>),
-    /// Bytes.
-    U8(Vec<u8>),
-    /// Unsigned 32-bit integers.
-    U32(Vec<u32>),
-    /// Unsigned 64-bit integers.
-    U64(Vec<u64>),
-}
-
-impl TensorData {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            TensorData::F32(v) => v.len(),
-            TensorData::F16(v) => v.len(),
-            TensorData::F64(v) => v.len(),
-            TensorData::I64(v) => v.len(),
-            TensorData::U8(v) => v.len(),
-            TensorData::U32(v) => v.len(),
-            TensorData::U64(v) => v.len(),
-        }
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether the elements are floats, of any width.
-    pub fn is_float(&self) -> bool {
-        matches!(self, TensorData::F32(_) | TensorData::F16(_) | TensorData::F64(_))
-    }
-
-    /// The element type, as safetensors names it.
-    pub fn dtype(&self) -> Dtype {
-        match self {
-            TensorData::F32(_) => Dtype::F32,
-            TensorData::F16(_) => Dtype::F16,
-            TensorData::F64(_) => Dtype::F64,
-            TensorData::I64(_) => Dtype::I64,
-            TensorData::U8(_) => Dtype::U8,
-            TensorData::U32(_) => Dtype::U32,
-            TensorData::U64(_) => Dtype::U64,
-        }
-    }
-}
-
-/// A tensor: a shape and as many elements as its product (1 for a scalar, []).
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
-    /// Extents, outermost first.
-    pub shape: Vec<usize>,
-    /// The elements, row-major.
-    pub data: TensorData,
-}
-
-impl Tensor {
-    /// A tensor from its parts.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if `shape` and the number of elements disagree.
-    pub fn new(shape: impl Into<Vec<usize>>, data: TensorData) -> Result<Self> {
-        let tensor = Tensor { shape: shape.into(), data };
-        tensor.check("tensor")?;
-        Ok(tensor)
-    }
-
-    /// A tensor of 32-bit floats; see [`Tensor::new`].
-    ///
-    /// # Errors
-    /// As [`Tensor::new`].
-    pub fn f32(shape: impl Into<Vec<usize>>, data: impl Into<Vec<f32>>) -> Result<Self> {
-        Self::new(shape, TensorData::F32(data.into()))
-    }
-
-    /// The elements as 32-bit floats, from any float type, without a copy if they
-    /// are already.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if it is a tensor of integers.
-    pub fn to_f32(&self) -> Result<Cow<'_, [f32]>> {
-        match &self.data {
-            TensorData::F32(v) => Ok(Cow::Borrowed(v)),
-            TensorData::F16(v) => Ok(Cow::Owned(v.iter().map(|x| x.to_f32()).collect())),
-            TensorData::F64(v) => Ok(Cow::Owned(v.iter().map(|&x| x as f32).collect())),
-            other => Err(Error::shape(
-                "to_f32",
-                format!("a tensor of {:?} {:?}; floats are needed", other.dtype(), self.shape),
-            )),
-        }
-    }
-
-    fn check(&self, name: &str) -> Result<()> {
-        if count(&self.shape) == Some(self.data.len()) {
-            return Ok(());
-        }
-        let detail = format!("{name}: {} elements for the shape {:?}", self.data.len(), self.shape);
-        Err(Error::shape("tensor_file", detail))
-    }
-}
 
 /// How 32-bit and 16-bit floats are written; other types stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,8 +65,18 @@ pub struct Header {
 /// # Errors
 /// [`Error::Io`] if it cannot be opened, [`Error::File`] if it is not a sound
 /// safetensors file.
+#[cfg(feature = "files")]
 pub fn load_header(path: &Path) -> Result<Header> {
-    open(path).map(|(_, header)| header)
+    let (mut file, size) = open(path)?;
+    read_header(&mut file, size, path)
+}
+
+/// Checks the header of a file's bytes; `name` stands for the file in messages.
+///
+/// # Errors
+/// [`Error::File`] if it is not a sound safetensors file.
+pub fn header_from_bytes(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Header> {
+    read_header(&mut Cursor::new(bytes), bytes.len() as u64, name.as_ref())
 }
 
 /// All tensors and the metadata of one file.
@@ -194,20 +94,42 @@ impl TensorFile {
     /// # Errors
     /// As [`load_header`]; [`Error::File`] also for an element type that is not in
     /// [`TensorData`].
+    #[cfg(feature = "files")]
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_where(path, |_| true)
+    }
+
+    /// The contents of a file's bytes; `name` stands for the file in messages.
+    ///
+    /// # Errors
+    /// [`Error::File`] as from [`TensorFile::read`].
+    pub fn from_bytes(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
+        let size = bytes.len() as u64;
+        Self::read_from(&mut Cursor::new(bytes), size, name.as_ref(), |_| true)
     }
 
     /// Reads the tensors whose name `wanted` accepts, and the metadata.
     ///
     /// # Errors
     /// As [`TensorFile::read`].
+    #[cfg(feature = "files")]
     pub fn read_where(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self> {
-        let (mut file, header) = open(path)?;
+        let (mut file, size) = open(path)?;
+        Self::read_from(&mut file, size, path, wanted)
+    }
+
+    /// Reads from something of `size` bytes, which `path` names in messages.
+    fn read_from(
+        file: &mut (impl Read + Seek),
+        size: u64,
+        path: &Path,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let header = read_header(file, size, path)?;
         let mut tensors = BTreeMap::new();
         for (name, info) in header.tensors {
             if wanted(&name) {
-                let data = read_data(&mut file, &info).map_err(|e| match e.kind() {
+                let data = read_data(file, &info).map_err(|e| match e.kind() {
                     io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
                         Error::file(path, format!("tensor {name:?}: {e}"))
                     }
@@ -223,6 +145,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// As [`TensorFile::write_as`].
+    #[cfg(feature = "files")]
     pub fn write(&self, path: &Path) -> Result<()> {
         self.write_as(path, Storage::AsIs)
     }
@@ -234,7 +157,30 @@ impl TensorFile {
     /// [`Error::Shape`] if a tensor contradicts its shape, [`Error::Config`] for the
     /// reserved name `__metadata__` or a value beyond what 16 bits hold,
     /// [`Error::Io`] if `path` cannot be written.
+    #[cfg(feature = "files")]
     pub fn write_as(&self, path: &Path, storage: Storage) -> Result<()> {
+        let parts = self.parts(storage)?;
+        if parts.header.len() as u64 > MAX_HEADER {
+            let bytes = parts.header.len();
+            let detail = format!("a header of {bytes} bytes is longer than can be read");
+            return Err(Error::file(path, detail));
+        }
+        atomic::write_with(path, |w| parts.write(w, storage))
+    }
+
+    /// The bytes of the file that [`TensorFile::write_as`] writes.
+    ///
+    /// # Errors
+    /// As [`TensorFile::write_as`], except for the path.
+    pub fn to_bytes(&self, storage: Storage) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let written = self.parts(storage)?.write(&mut bytes, storage);
+        written.map_err(|e| Error::Memory(e.to_string()))?;
+        Ok(bytes)
+    }
+
+    /// Checks the tensors and orders them.
+    fn parts(&self, storage: Storage) -> Result<Parts<'_>> {
         for (name, tensor) in &self.tensors {
             check_writable(name, tensor, storage)?;
         }
@@ -242,15 +188,7 @@ impl TensorFile {
         // Wide elements first: then each tensor starts at a multiple of its own size.
         order.sort_by_key(|(_, t)| std::cmp::Reverse(stored(t, storage).bitsize()));
         let header = self.header(&order, storage);
-        if header.len() as u64 > MAX_HEADER {
-            let detail = format!("a header of {} bytes is longer than can be read", header.len());
-            return Err(Error::file(path, detail));
-        }
-        atomic::write_with(path, |w| {
-            w.write_all(&(header.len() as u64).to_le_bytes())?;
-            w.write_all(&header)?;
-            order.iter().try_for_each(|(_, t)| write_data(w, &t.data, storage))
-        })
+        Ok(Parts { header, tensors: order.into_iter().map(|(_, t)| t).collect() })
     }
 
     /// The JSON header, padded with spaces to a multiple of 8 bytes. Keys are
@@ -276,8 +214,24 @@ impl TensorFile {
     }
 }
 
-/// Opens a file and checks all that its header says.
-fn open(path: &Path) -> Result<(File, Header)> {
+/// A file that is about to be written.
+struct Parts<'a> {
+    header: Vec<u8>,
+    /// In the order of their data.
+    tensors: Vec<&'a Tensor>,
+}
+
+impl Parts<'_> {
+    fn write(&self, w: &mut impl Write, storage: Storage) -> io::Result<()> {
+        w.write_all(&(self.header.len() as u64).to_le_bytes())?;
+        w.write_all(&self.header)?;
+        self.tensors.iter().try_for_each(|t| write_data(w, &t.data, storage))
+    }
+}
+
+/// Opens an ordinary file and tells its size in bytes.
+#[cfg(feature = "files")]
+fn open(path: &Path) -> Result<(std::fs::File, u64)> {
     let read = |e| Error::io("read", path, e);
     // Looked at before opening: opening a pipe would wait for its other end.
     let meta = std::fs::metadata(path).map_err(read)?;
@@ -290,8 +244,12 @@ fn open(path: &Path) -> Result<(File, Header)> {
         };
         return Err(Error::file(path, what));
     }
-    let mut file = File::open(path).map_err(read)?;
-    let size = meta.len();
+    Ok((std::fs::File::open(path).map_err(read)?, meta.len()))
+}
+
+/// Reads a header and checks all that it says; `size` is that of the whole file.
+fn read_header(file: &mut (impl Read + Seek), size: u64, path: &Path) -> Result<Header> {
+    let read = |e| Error::io("read", path, e);
     let refuse = |why: String| Error::file(path, format!("not a sound safetensors file: {why}"));
 
     if size < 8 {
@@ -321,8 +279,7 @@ fn open(path: &Path) -> Result<(File, Header)> {
     file.read_exact(&mut json).map_err(read)?;
     let parsed: Metadata =
         serde_json::from_slice(&json).map_err(|e| refuse(format!("bad header: {e}")))?;
-    let header = check_header(&parsed, 8 + length, size).map_err(refuse)?;
-    Ok((file, header))
+    check_header(&parsed, 8 + length, size).map_err(refuse)
 }
 
 /// Checks that the tensors lie one after the other, have the sizes that their
@@ -365,11 +322,11 @@ fn check_header(
     if at as u64 != held {
         return Err(format!("its tensors need {at} bytes, the file holds {held}"));
     }
-    let metadata: HashMap<String, String> = parsed.metadata().clone().unwrap_or_default();
+    let metadata = parsed.metadata().clone().unwrap_or_default();
     Ok(Header { tensors, metadata: metadata.into_iter().collect() })
 }
 
-fn read_data(file: &mut File, info: &TensorInfo) -> io::Result<TensorData> {
+fn read_data(file: &mut (impl Read + Seek), info: &TensorInfo) -> io::Result<TensorData> {
     file.seek(SeekFrom::Start(info.offset))?;
     let bytes = info.bytes as usize;
     Ok(match info.dtype {
@@ -462,9 +419,4 @@ fn check_writable(name: &str, tensor: &Tensor, storage: Storage) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The product of a shape, unless it overflows.
-fn count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
 }

@@ -12,8 +12,9 @@
 //! together may not be more than a small multiple of the file.
 
 use std::collections::{BTreeMap, HashMap};
+#[cfg(feature = "files")]
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -22,7 +23,8 @@ use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::pickle::{Element, MAX_PICKLE, Pickle, StorageRef, TensorRef, Value, unpickle};
-use super::tensor_file::{Tensor, TensorData, TensorFile, decode};
+use super::tensor::{Tensor, TensorData};
+use super::tensor_file::{TensorFile, decode};
 use crate::{Error, Result};
 
 /// The first number of the legacy format, as its pickle holds it.
@@ -76,9 +78,22 @@ type Step<T> = std::result::Result<T, Fault>;
 /// # Errors
 /// [`Error::Io`] if it cannot be read, [`Error::File`] naming the fault if it is
 /// not sound, refers to anything but tensors, or names none.
+#[cfg(feature = "files")]
 pub fn read_torch(path: &Path) -> Result<TensorFile> {
     let (mut file, size) = open(path)?;
-    read_open(&mut file, size).map_err(|fault| match fault {
+    read_named(&mut file, size, path)
+}
+
+/// The tensors of a PyTorch checkpoint's bytes; `name` stands for the file in messages.
+///
+/// # Errors
+/// [`Error::File`] as from [`read_torch`].
+pub fn torch_from_bytes(name: impl AsRef<Path>, bytes: &[u8]) -> Result<TensorFile> {
+    read_named(&mut Cursor::new(bytes), bytes.len() as u64, name.as_ref())
+}
+
+fn read_named(file: &mut (impl Read + Seek), size: u64, path: &Path) -> Result<TensorFile> {
+    read_open(file, size).map_err(|fault| match fault {
         Fault::Io(error) => Error::io("read", path, error),
         Fault::File(why) => Error::file(path, format!("not a sound PyTorch checkpoint: {why}")),
     })
@@ -89,18 +104,35 @@ pub fn read_torch(path: &Path) -> Result<TensorFile> {
 ///
 /// # Errors
 /// As [`TensorFile::read`] and [`read_torch`].
+#[cfg(feature = "files")]
 pub fn read_tensors(path: &Path) -> Result<TensorFile> {
     let (mut file, _) = open(path)?;
     let start = first_bytes(&mut file).map_err(|e| Error::io("read", path, e))?;
-    // A safetensors file starts with the length of its header, whose first byte
-    // cannot be mistaken: its ninth is a brace.
-    if container(&start).is_some() && start.get(8) != Some(&b'{') {
-        return read_torch(path);
+    if is_torch(&start) { read_torch(path) } else { TensorFile::read(path) }
+}
+
+/// The tensors in a file's bytes, of either kind that [`read_tensors`] reads; `name`
+/// stands for the file in messages.
+///
+/// # Errors
+/// [`Error::File`] as from [`read_tensors`].
+pub fn tensors_from_bytes(name: impl AsRef<Path>, bytes: &[u8]) -> Result<TensorFile> {
+    if is_torch(bytes) {
+        torch_from_bytes(name, bytes)
+    } else {
+        TensorFile::from_bytes(name, bytes)
     }
-    TensorFile::read(path)
+}
+
+/// Whether a file that starts with these bytes is a PyTorch checkpoint. A safetensors
+/// file starts with the length of its header, whose first byte cannot be mistaken: its
+/// ninth is a brace.
+fn is_torch(start: &[u8]) -> bool {
+    container(start).is_some() && start.get(8) != Some(&b'{')
 }
 
 /// Opens an ordinary file and tells its size.
+#[cfg(feature = "files")]
 fn open(path: &Path) -> Result<(File, u64)> {
     let read = |e| Error::io("read", path, e);
     // Looked at before opening: opening a pipe would wait for its other end.
@@ -113,7 +145,7 @@ fn open(path: &Path) -> Result<(File, u64)> {
 }
 
 /// Up to 16 bytes from the start.
-fn first_bytes(file: &mut File) -> io::Result<Vec<u8>> {
+fn first_bytes(file: &mut (impl Read + Seek)) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     file.seek(SeekFrom::Start(0))?;
     file.take(16).read_to_end(&mut start)?;
@@ -135,7 +167,7 @@ fn container(start: &[u8]) -> Option<Container> {
     }
 }
 
-fn read_open(file: &mut File, size: u64) -> Step<TensorFile> {
+fn read_open(file: &mut (impl Read + Seek), size: u64) -> Step<TensorFile> {
     match container(&first_bytes(file)?) {
         Some(Container::Zip) => read_zip(file, size),
         Some(Container::Legacy) => read_legacy(file, size),
@@ -143,7 +175,7 @@ fn read_open(file: &mut File, size: u64) -> Step<TensorFile> {
     }
 }
 
-fn read_zip(file: &mut File, size: u64) -> Step<TensorFile> {
+fn read_zip(file: &mut (impl Read + Seek), size: u64) -> Step<TensorFile> {
     let mut archive = ZipArchive::new(file)?;
     let folder = pickle_folder(&archive)?;
     let order = format!("{folder}byteorder");
@@ -213,7 +245,7 @@ fn read_entry<R: Read + Seek>(
     Ok(bytes)
 }
 
-fn read_legacy(file: &mut File, size: u64) -> Step<TensorFile> {
+fn read_legacy(file: &mut (impl Read + Seek), size: u64) -> Step<TensorFile> {
     // The pickles come first and are short beside the data.
     let limit = size.min(MAX_PICKLE as u64);
     file.seek(SeekFrom::Start(0))?;
@@ -251,7 +283,7 @@ fn read_legacy(file: &mut File, size: u64) -> Step<TensorFile> {
 /// Where the data of each storage starts. They follow one another in the order
 /// of `keys`, each after its element count.
 fn legacy_places<'a>(
-    file: &mut File,
+    file: &mut (impl Read + Seek),
     size: u64,
     start: u64,
     pickle: &Pickle<'a>,

@@ -19,8 +19,10 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use self::options::{Options, read_config, read_scheduler, their_config, their_scheduler};
-use super::import::default_diffusion;
-use super::{Storage, Tensor, TensorFile, read_tensors};
+use super::guess::default_diffusion;
+use super::tensor::Tensor;
+use super::tensor_file::{Storage, TensorFile};
+use super::torch::read_tensors;
 use crate::diffusion::DiffusionConfig;
 use crate::files::atomic;
 use crate::model::{Hints, UNetConfig};

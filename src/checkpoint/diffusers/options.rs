@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::import::default_diffusion;
+use crate::checkpoint::guess::default_diffusion;
 use crate::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, VarType};
 use crate::model::{Hints, UNetConfig, multiplier};
 use crate::{Error, Result};
