@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 mod api;
+#[cfg(feature = "files")]
 pub mod bench;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod blocking;
@@ -12,6 +13,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod diffusion;
 mod error;
+#[cfg(feature = "files")]
 pub mod files;
 pub mod gpu;
 pub mod graph;

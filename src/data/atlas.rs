@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::decode::decode_file;
+use super::decode::{Pixels, decode};
 use super::{DataOptions, Dataset};
 use crate::{Error, Result};
 
@@ -29,15 +29,50 @@ struct Run {
 }
 
 /// Opens the atlas `png` described by `json`.
+#[cfg(feature = "files")]
 pub(super) fn open(png: &Path, json: &Path, opts: &DataOptions) -> Result<Dataset> {
     let text = std::fs::read_to_string(json).map_err(|e| Error::io("read", json, e))?;
-    let layout: Layout = serde_json::from_str(&text)
-        .map_err(|e| Error::file(json, format!("not an atlas description: {e}")))?;
+    let layout = parse(&text, json)?;
     if !png.is_file() {
         return Err(Error::file(json, format!("the atlas {} is not beside it", png.display())));
     }
-    let image = decode_file(png).map_err(|reason| Error::file(png, reason))?;
-    let count = check(&layout, json, png, image.width, image.height)?;
+    cut_cells(super::decode::decode_file(png), &layout, png, json, opts)
+}
+
+impl Dataset {
+    /// An atlas from the bytes of its PNG file and the text of its JSON file (see
+    /// [`Dataset::open`]); `name` stands for both in messages.
+    ///
+    /// # Errors
+    /// [`Error::File`] if they are not sound or do not fit each other.
+    pub fn from_atlas(
+        name: impl AsRef<Path>,
+        png: &[u8],
+        json: &str,
+        opts: &DataOptions,
+    ) -> Result<Dataset> {
+        opts.check()?;
+        let (png_name, json_name) =
+            (name.as_ref().with_extension("png"), name.as_ref().with_extension("json"));
+        cut_cells(decode(png), &parse(json, &json_name)?, &png_name, &json_name, opts)
+    }
+}
+
+fn parse(text: &str, json: &Path) -> Result<Layout> {
+    serde_json::from_str(text)
+        .map_err(|e| Error::file(json, format!("not an atlas description: {e}")))
+}
+
+/// Cuts the cells out of the decoded image.
+fn cut_cells(
+    image: std::result::Result<Pixels, String>,
+    layout: &Layout,
+    png: &Path,
+    json: &Path,
+    opts: &DataOptions,
+) -> Result<Dataset> {
+    let image = image.map_err(|reason| Error::file(png, reason))?;
+    let count = check(layout, json, png, image.width, image.height)?;
 
     let image = image.with_channels(layout.channels);
     let (size, cell_row) = (layout.size, layout.size * layout.channels);
@@ -49,7 +84,7 @@ pub(super) fn open(png: &Path, json: &Path, opts: &DataOptions) -> Result<Datase
             pixels.extend_from_slice(&image.data[start..start + cell_row]);
         }
     }
-    let (classes, labels) = labels(&layout, json)?;
+    let (classes, labels) = labels(layout, json)?;
     Dataset::from_flat(png, opts, pixels, [size, size, layout.channels], classes, labels)
 }
 

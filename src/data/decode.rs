@@ -3,7 +3,6 @@
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use image::{DynamicImage, ImageFormat, ImageReader};
 
@@ -41,16 +40,20 @@ fn luma(rgb: &[u8]) -> u8 {
 }
 
 /// Reads and decodes one file; the error is the reason alone, without the path.
-pub(super) fn decode_file(path: &Path) -> Result<Pixels, String> {
-    let bytes = std::fs::read(path).map_err(|e| format!("cannot read: {e}"))?;
-    // The decoders are other people's code fed with arbitrary bytes: a bug in
-    // one of them must cost a file, not the run.
-    catch_unwind(AssertUnwindSafe(|| decode(&bytes)))
-        .unwrap_or_else(|_| Err("the decoder failed on it".to_owned()))
+#[cfg(feature = "files")]
+pub(super) fn decode_file(path: &std::path::Path) -> Result<Pixels, String> {
+    decode(&std::fs::read(path).map_err(|e| format!("cannot read: {e}"))?)
 }
 
 /// Decodes PNG or JPEG bytes; alpha is dropped and 16 bits become 8.
-fn decode(bytes: &[u8]) -> Result<Pixels, String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, String> {
+    // The decoders are other people's code fed with arbitrary bytes: a bug in
+    // one of them must cost a file, not the run.
+    catch_unwind(AssertUnwindSafe(|| decode_image(bytes)))
+        .unwrap_or_else(|_| Err("the decoder failed on it".to_owned()))
+}
+
+fn decode_image(bytes: &[u8]) -> Result<Pixels, String> {
     let reader =
         || ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string());
     let format = reader()?.format();

@@ -5,9 +5,14 @@
 //! grey bytes; a labels file is magic 2049, count, then one byte each
 //! (<http://yann.lecun.com/exdb/mnist/>).
 
+#[cfg(feature = "files")]
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+#[cfg(feature = "files")]
+use std::io::BufReader;
+use std::io::{BufRead, Read};
+use std::path::Path;
+#[cfg(feature = "files")]
+use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
 
@@ -18,6 +23,7 @@ const IMAGES_MAGIC: u32 = 0x0803;
 const LABELS_MAGIC: u32 = 0x0801;
 
 /// The training images file inside `folder`, if there is one.
+#[cfg(feature = "files")]
 pub(super) fn images_in(folder: &Path) -> Result<Option<PathBuf>> {
     let fail = |e| Error::io("read", folder, e);
     let mut found = Vec::new();
@@ -33,13 +39,51 @@ pub(super) fn images_in(folder: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// Opens an images file together with its labels file.
+#[cfg(feature = "files")]
 pub(super) fn open(images: &Path, opts: &DataOptions) -> Result<Dataset> {
-    let ([count, height, width], pixels) = read::<3>(images, IMAGES_MAGIC, "images")?;
-    let labels_path = labels_beside(images)?;
-    let ([label_count], labels) = read::<1>(&labels_path, LABELS_MAGIC, "labels")?;
+    let open = |path: &Path| match File::open(path) {
+        Ok(file) => Ok(BufReader::new(file)),
+        Err(e) => Err(Error::io("read", path, e)),
+    };
+    let read_images = read::<3>(&mut open(images)?, images, IMAGES_MAGIC, "images")?;
+    let labels = labels_beside(images)?;
+    let read_labels = read::<1>(&mut open(&labels)?, &labels, LABELS_MAGIC, "labels")?;
+    assemble(images, read_images, &labels, read_labels, opts)
+}
+
+impl Dataset {
+    /// A set in IDX files (see [`Dataset::open`]) from the bytes of both, gzipped or not;
+    /// `name` stands for them in messages.
+    ///
+    /// # Errors
+    /// [`Error::File`] if they are not sound or do not fit each other.
+    pub fn from_idx(
+        name: impl AsRef<Path>,
+        images: &[u8],
+        labels: &[u8],
+        opts: &DataOptions,
+    ) -> Result<Dataset> {
+        opts.check()?;
+        let (name, mut images, mut labels) = (name.as_ref(), images, labels);
+        let images = read::<3>(&mut images, name, IMAGES_MAGIC, "images")?;
+        let labels = read::<1>(&mut labels, name, LABELS_MAGIC, "labels")?;
+        assemble(name, images, name, labels, opts)
+    }
+}
+
+/// The extents of an IDX file and its bytes.
+type Idx<const N: usize> = ([usize; N], Vec<u8>);
+
+fn assemble(
+    images: &Path,
+    ([count, height, width], pixels): Idx<3>,
+    labels_path: &Path,
+    ([label_count], labels): Idx<1>,
+    opts: &DataOptions,
+) -> Result<Dataset> {
     if label_count != count {
         return Err(Error::file(
-            &labels_path,
+            labels_path,
             format!("has {label_count} labels for {count} images"),
         ));
     }
@@ -54,6 +98,7 @@ pub(super) fn open(images: &Path, opts: &DataOptions) -> Result<Dataset> {
 }
 
 /// The labels file that belongs to an images file, by name.
+#[cfg(feature = "files")]
 fn labels_beside(images: &Path) -> Result<PathBuf> {
     let name = images.file_name().unwrap_or_default().to_string_lossy();
     let labels = images.with_file_name(name.replace("images", "labels").replace("idx3", "idx1"));
@@ -65,9 +110,12 @@ fn labels_beside(images: &Path) -> Result<PathBuf> {
 
 /// Reads an IDX file of unsigned bytes with `N` dimensions. Memory grows with
 /// the bytes that are really there, whatever the header promises.
-fn read<const N: usize>(path: &Path, magic: u32, what: &str) -> Result<([usize; N], Vec<u8>)> {
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    let mut file = BufReader::new(file);
+fn read<const N: usize>(
+    file: &mut impl BufRead,
+    path: &Path,
+    magic: u32,
+    what: &str,
+) -> Result<Idx<N>> {
     let start = file.fill_buf().map_err(|e| Error::io("read", path, e))?;
     let mut reader: Box<dyn Read> = if start.starts_with(&[0x1F, 0x8B]) {
         Box::new(GzDecoder::new(file))

@@ -1,18 +1,20 @@
 //! The data layer: image data sets, a deterministic order over them, and a
 //! background loader. Host only; nothing here knows of a device.
 //!
-//! * [`Dataset`] opens a folder of images, an atlas PNG or IDX files and hands
-//!   out square 8-bit images with class labels.
+//! * [`Dataset`] opens a folder of images, an atlas PNG or IDX files (these two from bytes
+//!   too) and hands out square 8-bit images with class labels.
 //! * [`DataOrder`] maps the endless training stream onto the images, so that
 //!   resuming needs one counter.
-//! * [`Loader`] prepares batches ahead on threads, in stream order.
+//! * [`Loader`] prepares batches ahead on threads, where there are any, in stream order.
 //!
 //! A data set is final once opened: every file has been decoded once, the
 //! unreadable ones are listed in [`Dataset::skipped`], and `len` and the labels
 //! do not change afterwards.
 
 mod atlas;
+mod batches;
 mod decode;
+#[cfg(feature = "files")]
 mod folder;
 mod idx;
 mod interpolate;
@@ -24,8 +26,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
+pub use batches::{Batch, LoaderOptions};
 pub use interpolate::Squares;
-pub use loader::{Batch, Loader, LoaderOptions};
+pub use loader::Loader;
 pub use order::DataOrder;
 
 use decode::Pixels;
@@ -91,6 +94,7 @@ enum Store {
     Flat { pixels: Vec<u8>, width: usize, height: usize, channels: usize },
     /// One file per image (folder); `cache[i]` holds the already fitted image
     /// where the budget allowed it.
+    #[cfg(feature = "files")]
     Files { paths: Vec<PathBuf>, cache: Vec<Option<Pixels>> },
 }
 
@@ -123,12 +127,14 @@ impl Dataset {
     /// With `image_size`, images are box-halved while their shorter side is at
     /// least twice that, bicubically resized to it and centre-cropped, with the
     /// arithmetic of Pillow (the preparation of guided-diffusion).
+    #[cfg(feature = "files")]
     pub fn open(path: &Path, opts: &DataOptions) -> Result<Dataset> {
         Self::open_with_progress(path, opts, &|_, _| {})
     }
 
     /// As [`open`](Self::open), reporting `(files done, files in all)` from the
     /// decoding threads while a folder is verified.
+    #[cfg(feature = "files")]
     pub fn open_with_progress(
         path: &Path,
         opts: &DataOptions,
@@ -305,6 +311,7 @@ impl Dataset {
                 let data = pixels[i * len..(i + 1) * len].to_vec();
                 Pixels { width: *width, height: *height, channels: *channels, data }
             }
+            #[cfg(feature = "files")]
             Store::Files { paths, cache } => match &cache[i] {
                 Some(pixels) => pixels.clone(),
                 None => self.decode_again(&paths[i])?,
@@ -348,6 +355,7 @@ impl Dataset {
     }
 
     /// Decodes a file that the cache had no room for.
+    #[cfg(feature = "files")]
     fn decode_again(&self, path: &Path) -> Result<Pixels> {
         let pixels = decode::decode_file(path)
             .map_err(|reason| Error::file(path, format!("{reason} (it was readable before)")))?;
@@ -381,10 +389,34 @@ impl std::fmt::Debug for Dataset {
 ///
 /// # Errors
 /// If the file cannot be read as an image.
+#[cfg(feature = "files")]
 pub fn open_image(path: &Path, size: usize, channels: usize) -> Result<Vec<u8>> {
+    fitted(path, decode::decode_file(path), size, channels)
+}
+
+/// As [`open_image`], from a file's bytes; `name` stands for the file in messages.
+///
+/// # Errors
+/// [`Error::File`] if they are no image.
+pub fn image_from_bytes(
+    name: impl AsRef<Path>,
+    bytes: &[u8],
+    size: usize,
+    channels: usize,
+) -> Result<Vec<u8>> {
+    fitted(name.as_ref(), decode::decode(bytes), size, channels)
+}
+
+/// A decoded image, resized and cropped.
+fn fitted(
+    path: &Path,
+    decoded: std::result::Result<Pixels, String>,
+    size: usize,
+    channels: usize,
+) -> Result<Vec<u8>> {
     DataOptions { image_size: Some(size), channels: Some(channels), ..Default::default() }
         .check()?;
-    let pixels = decode::decode_file(path).map_err(|reason| Error::file(path, reason))?;
+    let pixels = decoded.map_err(|reason| Error::file(path, reason))?;
     Ok(pixels.fit(size, channels).with_channels(channels).data)
 }
 

@@ -14,6 +14,7 @@ mod unet;
 pub use any::model_params;
 pub use config::{EncoderConfig, ModelConfig, Pool, UNetConfig};
 pub use encoder::build_encoder;
+#[cfg(feature = "files")]
 pub(crate) use infer::multiplier;
 pub use infer::{Hints, Shapes, infer, match_preset, model_preset};
 pub use initialise::initialise;

@@ -4,9 +4,12 @@
 //! nearest level, so that an image that goes through the network's range and
 //! back comes out unchanged.
 
+#[cfg(feature = "files")]
 use std::io::{BufReader, Cursor};
+#[cfg(feature = "files")]
 use std::path::Path;
 
+#[cfg(feature = "files")]
 use crate::files::atomic;
 use crate::{Error, Result};
 
@@ -37,6 +40,7 @@ pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
 /// # Errors
 /// [`Error::Shape`] if the sizes disagree, [`Error::Config`] for a key that PNG
 /// does not allow, [`Error::Io`] if the file cannot be written.
+#[cfg(feature = "files")]
 pub fn save_png(
     path: &Path,
     pixels: &[u8],
@@ -83,6 +87,7 @@ pub fn encode_png(
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is not a sound PNG.
+#[cfg(feature = "files")]
 pub fn read_png_text(path: &Path) -> Result<Vec<(String, String)>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let bad = |e: png::DecodingError| Error::file(path, format!("not a usable PNG: {e}"));

@@ -7,12 +7,16 @@
 //! itself: who opens a device puts the table into [`crate::caps::Caps::tuning`], as
 //! the commands do. So tests run by the rules, whatever their user has tuned.
 
+#[cfg(feature = "files")]
 mod cache;
+#[cfg(feature = "files")]
 mod file;
 mod forced;
+mod key;
 mod table;
 
-pub use cache::{Cache, DeviceKey};
-pub use file::TuningFile;
 pub use forced::Forced;
+pub use key::DeviceKey;
 pub use table::{Tuning, shape_name};
+#[cfg(feature = "files")]
+pub use {cache::Cache, file::TuningFile};
