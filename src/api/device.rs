@@ -3,7 +3,9 @@
 use crate::caps::Caps;
 use crate::gpu::{AdapterSummary, Gpu, list_adapters_async};
 use crate::runtime::{Compiling, Context, Pipelines};
-use crate::tuning::{Cache, Forced, TuningFile};
+use crate::tuning::Forced;
+#[cfg(feature = "files")]
+use crate::tuning::{Cache, TuningFile};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -17,9 +19,11 @@ pub struct DeviceOptions {
     pub adapter: Option<String>,
     /// Keeps compiled kernels in this folder, so that the next start is quicker, where
     /// the driver can give them out (Vulkan alone).
+    #[cfg(feature = "files")]
     pub cache: Option<Cache>,
     /// Runs the variants of kernels that `demist tune` measured to be the fastest, if
     /// [`DeviceOptions::cache`] holds them.
+    #[cfg(feature = "files")]
     pub tuned: bool,
     /// Variants of kernels to take wherever they can be taken, before any measured one.
     pub forced: Forced,
@@ -35,7 +39,11 @@ pub struct DeviceOptions {
 }
 
 /// Told how far compiling is; see [`DeviceOptions::on_compiling`].
+#[cfg(not(target_arch = "wasm32"))]
 pub type OnCompiling = Box<dyn Fn(Compiling) -> Result<()> + Send + Sync>;
+/// Told how far compiling is; see [`DeviceOptions::on_compiling`].
+#[cfg(target_arch = "wasm32")]
+pub type OnCompiling = Box<dyn Fn(Compiling) -> Result<()>>;
 
 /// An open device with its compiled kernels. A clone is the same device.
 #[derive(Clone)]
@@ -77,18 +85,13 @@ impl Device {
             false => Gpu::open_async(adapter).await?,
         };
         gpu.caps.forced = options.forced;
-        let key = gpu.summary.key();
-        let mut tuning_fault = None;
-        if let Some(cache) = options.cache.as_ref().filter(|_| options.tuned) {
-            match TuningFile::read(&cache.tuning(&key), &key) {
-                Ok(file) => gpu.caps.tuning = file.map(|f| Arc::new(f.tuning)),
-                Err(e) => tuning_fault = Some(e),
-            }
-        }
-        let mut pipelines = match &options.cache {
-            Some(cache) => Pipelines::kept_in_async(&gpu, &cache.pipelines(&key)).await,
-            None => Pipelines::new(),
+        #[cfg(feature = "files")]
+        let (mut pipelines, tuning_fault) = match &options.cache {
+            Some(cache) => use_cache(&mut gpu, cache, options.tuned).await,
+            None => (Pipelines::new(), None),
         };
+        #[cfg(not(feature = "files"))]
+        let (mut pipelines, tuning_fault) = (Pipelines::new(), None);
         if options.checked {
             pipelines.keep_checks();
         }
@@ -130,6 +133,21 @@ impl Device {
     pub fn gpu(&self) -> &Gpu {
         &self.0.gpu
     }
+}
+
+/// Takes what a cache keeps for the device: its compiled kernels, and if `tuned` the
+/// variants that were measured. The error says why these are not used.
+#[cfg(feature = "files")]
+async fn use_cache(gpu: &mut Gpu, cache: &Cache, tuned: bool) -> (Pipelines, Option<Error>) {
+    let key = gpu.summary.key();
+    let mut fault = None;
+    if tuned {
+        match TuningFile::read(&cache.tuning(&key), &key) {
+            Ok(file) => gpu.caps.tuning = file.map(|f| Arc::new(f.tuning)),
+            Err(e) => fault = Some(e),
+        }
+    }
+    (Pipelines::kept_in_async(gpu, &cache.pipelines(&key)).await, fault)
 }
 
 impl std::fmt::Debug for Device {

@@ -10,7 +10,6 @@ use crate::output::image::from_u8;
 use crate::runtime::FlatBuffers;
 use crate::{Error, Result, rng};
 use std::ops::Range;
-use std::path::Path;
 
 /// A diffusion network on a device.
 ///
@@ -98,7 +97,8 @@ impl Generator {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] if it is no file of a diffusion network.
-    pub fn open(device: &Device, path: impl AsRef<Path>) -> Result<Generator> {
+    #[cfg(feature = "files")]
+    pub fn open(device: &Device, path: impl AsRef<std::path::Path>) -> Result<Generator> {
         Self::new(device, Network::read(path)?)
     }
 

@@ -1,6 +1,10 @@
 //! [`Network`]: the contents of a network file.
 
-use crate::checkpoint::{NetworkInfo, TensorFile, check_parameters, parameters, read_network};
+#[cfg(feature = "files")]
+use crate::checkpoint::read_network;
+use crate::checkpoint::{
+    NetworkInfo, TensorFile, check_parameters, network_from_bytes, parameters,
+};
 use crate::data::first_names;
 use crate::graph::ParamInfo;
 use crate::model::{EncoderConfig, UNetConfig, model_params};
@@ -27,10 +31,20 @@ impl Network {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is no sound network file.
+    #[cfg(feature = "files")]
     pub fn read(path: impl AsRef<Path>) -> Result<Network> {
         let path = path.as_ref();
         let (info, tensors) = read_network(path)?;
         Ok(Self::new(path, info, tensors))
+    }
+
+    /// As [`Network::read`], from the bytes of a file; `name` stands in messages about it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if they are no sound network file.
+    pub fn from_bytes(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Network> {
+        let (info, tensors) = network_from_bytes(&name, bytes)?;
+        Ok(Self::new(name, info, tensors))
     }
 
     /// A network from its parts; `name` stands in messages about it.
