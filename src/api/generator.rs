@@ -182,8 +182,8 @@ impl Generator {
         self.draw_watched(&request, watch).await
     }
 
-    /// Enlarges what another network drew. It gets bytes, as it would from a file. Of the
-    /// request, `classes`, `count` and `low_res` do not matter.
+    /// Enlarges what another network drew. It gets bytes, as it would from a file, and the
+    /// images keep their classes. Of the request, `classes`, `count` and `low_res` do not matter.
     ///
     /// # Errors
     /// As [`Generator::draw_watched`].
@@ -201,7 +201,9 @@ impl Generator {
             low_res: Some(from_u8(&small.pixels())),
             ..request.clone()
         };
-        self.draw_watched(&request, watch).await
+        let large = self.draw_watched(&request, watch).await?;
+        let (labels, class_names) = (small.labels.clone(), small.class_names.clone());
+        Ok(Drawn { labels, class_names, ..large })
     }
 
     /// The noise `[size, size, channels]` that image `number` of a seed is drawn from.

@@ -158,8 +158,11 @@ impl Network {
         self.info().model.encoder().map_err(|e| self.fault(e.to_string()))
     }
 
-    /// The weights of `params` in device layout.
-    pub(super) fn values(&self, params: &[ParamInfo]) -> Result<Vec<Vec<f32>>> {
+    /// The weights of `params`, the parameters of a graph, in device layout.
+    ///
+    /// # Errors
+    /// [`Error::File`] with the first differences if they are not the file's.
+    pub fn values(&self, params: &[ParamInfo]) -> Result<Vec<Vec<f32>>> {
         parameters(params, &self.0.tensors, self.prefix()).map_err(|e| self.fault(e))
     }
 

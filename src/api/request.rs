@@ -176,7 +176,12 @@ impl DrawRequest {
         }
     }
 
-    fn check_process(&self, network: &Network) -> Result<()> {
+    /// Refuses a process that `network` cannot follow: the part of [`DrawRequest::check`]
+    /// that needs no images.
+    ///
+    /// # Errors
+    /// As [`DrawRequest::check`].
+    pub fn check_process(&self, network: &Network) -> Result<()> {
         network.unet()?;
         self.rule().validate()?;
         SpacedSchedule::new(&network.info().diffusion, &self.steps)?;

@@ -1,16 +1,15 @@
 //! `demist demo`: training that can be watched, and pictures from the shipped
 //! network, from a clone of the repository and nothing else.
 
-use super::sampling::{Draw, Want, draw_pixels, load};
-use super::shared::{DeviceArgs, command_line, open_data, open_device, time_limit};
+use super::shared::{DeviceArgs, command_line, open_data, open_device, time_limit, watch};
 use super::train::train_with_bar;
-use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info, read_network};
-use demist::diffusion::{DiffusionConfig, LossType, SampleOptions, SpacedSchedule, VarType};
+use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info};
+use demist::diffusion::{DiffusionConfig, LossType, SpacedSchedule, VarType};
 use demist::model::{ModelConfig, UNetConfig};
 use demist::output::Grid;
 use demist::recipe::TrainConfig;
 use demist::train::{RunOptions, StopFlag};
-use demist::{Error, Result};
+use demist::{Classes, DrawRequest, Error, Generator, Network, Result, block_on};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,14 +41,14 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let limit = time_limit(args.seconds, 1.0, "seconds")?;
     check_folder(&args.out)?;
     let shipped = args.assets.join("faces16.safetensors");
-    let (info, file) = read_network(&shipped)?;
-    let respacing = args.sample_steps.to_string();
-    SpacedSchedule::new(&info.diffusion, &respacing)?;
+    let network = Network::read(&shipped)?;
+    let info = network.info().clone();
+    SpacedSchedule::new(&info.diffusion, &args.sample_steps.to_string())?;
     let data = args.assets.join("faces16.png");
     let dataset =
         open_data(&data, Some(info.model.image_size()), Some(info.model.in_channels()), false)?;
-    let opened = open_device(device)?;
-    let (gpu, ctx) = (opened.gpu(), opened.context());
+    let device = open_device(device)?;
+    let ctx = device.context();
 
     say!("training a new network of the shipped one's shape for {} seconds", args.seconds);
     let plain = UNetConfig {
@@ -78,7 +77,7 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
         },
         progress: Progress::default(),
         command: command_line(),
-        device: gpu.summary.to_string(),
+        device: device.summary().to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
         ..info.clone()
     };
@@ -95,19 +94,21 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     }
 
     say!("drawing from the shipped network ({} images seen)", info.progress.images_seen);
-    let classes = info.model.classes().unwrap_or(1);
-    let labels: Vec<u32> =
-        (0..classes as u32).flat_map(|c| std::iter::repeat_n(c, COLUMNS)).collect();
-    let count = labels.len();
-    let loaded = load(ctx, &shipped, info, &file, Want { batch: count, ..Default::default() })?;
-    let sampling = SampleOptions { respacing, seed: args.seed, ..Default::default() };
-    let what = Draw { count, labels: &labels, ..Default::default() };
-    let pixels = draw_pixels(ctx, &loaded, &sampling, what, &StopFlag::default())?;
-    let m = &loaded.info.model;
+    let request = DrawRequest {
+        classes: Classes::All,
+        count: COLUMNS,
+        batch: COLUMNS * network.classes().unwrap_or(1),
+        steps: args.sample_steps.to_string(),
+        seed: args.seed,
+        ..Default::default()
+    };
+    let mut generator = Generator::new(&device, network)?;
+    let stop = StopFlag::default();
+    let drawn = block_on(generator.draw_watched(&request, &mut watch("sampling", &stop)))?;
     let path = args.out.join("faces.png");
-    let device = gpu.summary.to_string();
-    Grid::new(&pixels, [m.image_size(), m.image_size(), m.in_channels()], COLUMNS)
-        .row_labels(loaded.info.data.classes.iter().cloned())
+    let device = device.summary().to_string();
+    Grid::new(&drawn.pixels(), [drawn.size, drawn.size, drawn.channels], COLUMNS)
+        .row_labels(drawn.class_names.iter().step_by(COLUMNS).cloned())
         .title("drawn by the shipped network, one row a class")
         .footer(format!("{} DDIM steps, seed {}, {device}", args.sample_steps, args.seed))
         .save(

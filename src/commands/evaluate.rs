@@ -2,18 +2,18 @@
 //! losses by quarter of the timesteps, a classifier's accuracy on noised and
 //! clean images, the gain of a super-resolution network over interpolation.
 
-use super::sampling::{Draw, Want, draw, load, values};
-use super::shared::{DeviceArgs, GivenImages, bar, open_device, read_images, stop_on_ctrl_c};
-use demist::checkpoint::{NetworkInfo, TensorFile, read_network};
+use super::shared::{
+    DeviceArgs, GivenImages, bar, open_device, read_images, stop_on_ctrl_c, watch,
+};
 use demist::data::Squares;
-use demist::diffusion::{SampleOptions, SpacedSchedule};
+use demist::diffusion::SpacedSchedule;
 use demist::graph::FlatKind;
 use demist::model::ModelConfig;
 use demist::output::image::{from_u8, psnr, to_u8};
 use demist::recipe::TrainConfig;
-use demist::runtime::{Context, FlatBuffers};
+use demist::runtime::FlatBuffers;
 use demist::train::{Evaluation, Evaluator, StopFlag, evaluation_params};
-use demist::{Error, Result};
+use demist::{Classes, Device, DrawRequest, Error, Generator, Network, Result, block_on};
 use std::path::PathBuf;
 
 /// Arguments of `evaluate`.
@@ -43,17 +43,18 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     if args.count == 0 || args.batch == 0 {
         return Err(Error::Config("--count and --batch must be at least 1".into()));
     }
-    let (info, file) = read_network(&args.file)?;
+    let network = Network::read(&args.file)?;
+    let info = network.info();
     let (size, channels) = (info.model.image_size(), info.model.in_channels());
-    let given = read_images(&args.data, size, channels, args.count, &info)?;
-    let labels = given.needed_labels(&args.data, &info, "")?;
+    let given = read_images(&args.data, size, channels, args.count, info)?;
+    let labels = given.needed_labels(&args.data, info, "")?;
     if info.model.unet().is_ok_and(|m| m.small_size.is_some()) {
         SpacedSchedule::new(&info.diffusion, &args.steps)?;
     }
     let stop = stop_on_ctrl_c()?;
-    let opened = open_device(device)?;
-    let ctx = opened.context();
-    let work = Work { ctx, args, info: &info, file: &file, given: &given, labels: &labels, stop };
+    let device = open_device(device)?;
+    let work =
+        Work { device, args, network: network.clone(), given: &given, labels: &labels, stop };
     say!("{} images of {}", given.count, args.data.display());
     match &info.model {
         ModelConfig::Encoder(_) => {
@@ -72,10 +73,9 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
 
 /// What is evaluated, and how.
 struct Work<'a> {
-    ctx: Context<'a>,
+    device: Device,
     args: &'a Args,
-    info: &'a NetworkInfo,
-    file: &'a TensorFile,
+    network: Network,
     given: &'a GivenImages,
     /// None of an unconditional network.
     labels: &'a [u32],
@@ -85,7 +85,7 @@ struct Work<'a> {
 impl Work<'_> {
     /// The training losses of the averaged weights.
     fn losses(&self, noised: bool) -> Result<Evaluation> {
-        let (ctx, info) = (self.ctx, self.info);
+        let (ctx, info) = (self.device.context(), self.network.info());
         let batch = self.args.batch.min(self.given.count);
         let config = TrainConfig {
             micro_batch: batch,
@@ -97,7 +97,7 @@ impl Work<'_> {
         info.model.check_batch(batch, ctx.gpu.caps.max_binding)?;
         let (params, layout) =
             evaluation_params(&ctx.gpu.caps, &info.model, &info.diffusion, &config)?;
-        let values = values(&params, &self.args.file, info, self.file)?;
+        let values = self.network.values(&params)?;
         let flat = FlatBuffers::new(ctx.gpu, &layout, &[FlatKind::Weights])?;
         flat.write(ctx.gpu, FlatKind::Weights, &params, &values)?;
         let evaluator =
@@ -119,23 +119,25 @@ impl Work<'_> {
     /// Halves the images by areas, enlarges them, and compares with the
     /// originals.
     fn super_resolution(&self, small: usize) -> Result<()> {
-        let model = self.info.model.unet()?;
+        let model = self.network.info().model.unet()?;
         let (size, channels, count) = (model.image_size, model.in_channels, self.given.count);
         let originals = &self.given.pixels;
         // What a file would hold.
         let small_images = Squares { pixels: originals, side: size, channels }.by_area(small);
         let low_res = from_u8(&to_u8(&small_images));
         let plain = Squares { pixels: &low_res, side: small, channels }.bilinear(size);
-        let want = Want { batch: self.args.batch.min(count), ..Default::default() };
-        let loaded = load(self.ctx, &self.args.file, self.info.clone(), self.file, want)?;
-        let options = SampleOptions {
-            respacing: self.args.steps.clone(),
+        let request = DrawRequest {
+            classes: Classes::OfEach(self.labels.to_vec()),
+            count,
+            batch: self.args.batch,
             seed: self.args.seed,
+            steps: self.args.steps.clone(),
+            low_res: Some(low_res),
             ..Default::default()
         };
-        let what =
-            Draw { count, labels: self.labels, low_res: Some(&low_res), ..Default::default() };
-        let drawn = draw(self.ctx, &loaded, &options, what, &self.stop, "enlarging")?.images;
+        let mut generator = Generator::new(&self.device, self.network.clone())?;
+        let mut watch = watch("enlarging", &self.stop);
+        let drawn = block_on(generator.draw_watched(&request, &mut watch))?.values;
         let bytes = |images: &[f32]| psnr(originals, &from_u8(&to_u8(images)));
         say!("bilinear    {:.2} dB PSNR from {small}x{small}", bytes(&plain));
         say!("network     {:.2} dB PSNR, {} steps", bytes(&drawn), self.args.steps);

@@ -2,18 +2,14 @@
 //! al. 2021, section 4.3 and 5.3). Without added noise the sampler is a map from
 //! latents to images that can be followed backwards.
 
-use super::sample::check_count;
-use super::sampling::{Draw, Loaded, Want, draw, draws_from_noise, load};
 use super::shared::{
-    DeviceArgs, OutputKind, command_line, open_device, prepare_output, read_images, stop_on_ctrl_c,
+    DeviceArgs, OutputKind, check_count, classes_typed, command_line, draws_from_noise,
+    open_device, prepare_output, read_images, stop_on_ctrl_c, watch,
 };
-use demist::checkpoint::{NetworkInfo, read_network};
-use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
-use demist::output::image::to_u8;
+use demist::output::image::{mean_squared_error, psnr, to_u8};
 use demist::output::{Grid, npz};
-use demist::runtime::Context;
 use demist::train::StopFlag;
-use demist::{Error, Result, rng};
+use demist::{Classes, DrawRequest, Drawn, Error, Generator, Network, Result, block_on, slerp};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `invert`.
@@ -70,40 +66,29 @@ pub struct InterpolateArgs {
 /// More are no picture.
 const MAX_FRAMES: usize = 1000;
 
-/// A network ready to follow its deterministic path both ways.
-struct DdimPath<'a> {
-    ctx: Context<'a>,
-    loaded: Loaded,
-    steps: String,
+/// A network that follows its deterministic path both ways.
+struct DdimPath {
+    generator: Generator,
     stop: StopFlag,
 }
 
-impl DdimPath<'_> {
-    fn go(&self, sampler: Sampler, start: &[f32], labels: &[u32], name: &str) -> Result<Vec<f32>> {
-        // Clamping would make the path one that cannot be walked back.
-        let options = SampleOptions {
-            respacing: self.steps.clone(),
-            sampler,
-            clip: false,
-            ..Default::default()
-        };
-        let (size, channels) = image_shape(&self.loaded.info);
-        let count = start.len() / (size * size * channels);
-        let what = Draw { count, labels, start: Some(start), ..Default::default() };
-        Ok(draw(self.ctx, &self.loaded, &options, what, &self.stop, name)?.images)
+impl DdimPath {
+    fn encode(&mut self, images: &[f32], request: &DrawRequest) -> Result<Vec<f32>> {
+        let mut watch = watch("encoding", &self.stop);
+        Ok(block_on(self.generator.encode(images, request, &mut watch))?.values)
     }
 
-    fn encode(&self, images: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
-        self.go(Sampler::DdimReverse, images, labels, "encoding")
-    }
-
-    fn decode(&self, latents: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
-        self.go(Sampler::Ddim { eta: 0.0 }, latents, labels, "decoding")
+    fn decode(&mut self, latents: Vec<f32>, request: &DrawRequest) -> Result<Drawn> {
+        let request = DrawRequest { start: Some(latents), ..request.clone() };
+        let mut watch = watch("decoding", &self.stop);
+        block_on(self.generator.draw_watched(&request, &mut watch))
     }
 }
 
-fn image_shape(info: &NetworkInfo) -> (usize, usize) {
-    (info.model.image_size(), info.model.in_channels())
+/// A request of the path that leads both ways.
+fn path_request(steps: &str, batch: usize) -> DrawRequest {
+    // Clamping would make the path one that cannot be walked back.
+    DrawRequest { steps: steps.into(), clip: false, batch, ..Default::default() }
 }
 
 /// Encodes images, decodes them again and shows both.
@@ -111,32 +96,35 @@ pub fn invert(device: &DeviceArgs, args: &InvertArgs) -> Result<()> {
     if args.count == 0 {
         return Err(Error::Config("--count must be at least 1".into()));
     }
-    let (info, file) = read_network(&args.file)?;
-    SpacedSchedule::new(&info.diffusion, &args.steps)?;
-    draws_from_noise(&args.file, &info)?;
+    let network = Network::read(&args.file)?;
+    let request = path_request(&args.steps, 8);
+    // The network and the steps, before the images are read.
+    request.check_process(&network)?;
+    draws_from_noise(&network)?;
     let kind = OutputKind::of(&args.out)?;
     if kind == OutputKind::Folder {
         return Err(Error::file(&args.out, "--out must end in .png or .npz"));
     }
-    let class = args.class.as_ref().map(|name| info.class(name)).transpose()?;
-    let (size, channels) = image_shape(&info);
-    let given = read_images(&args.images, size, channels, args.count, &info)?;
-    check_count(given.count, 1, &info)?;
+    let class = args.class.as_ref().map(|name| network.info().class(name)).transpose()?;
+    let (size, channels) = (network.image_size(), network.channels());
+    let given = read_images(&args.images, size, channels, args.count, network.info())?;
+    check_count(given.count, 1, &network)?;
     let labels = match class {
         Some(class) => vec![class; given.count],
-        None => given.needed_labels(&args.images, &info, ": give --class")?,
+        None => given.needed_labels(&args.images, network.info(), ": give --class")?,
     };
+    let request = DrawRequest { classes: Classes::OfEach(labels), count: given.count, ..request };
+    request.check(&network)?;
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
-    let opened = open_device(device)?;
-    let (gpu, ctx) = (opened.gpu(), opened.context());
-    let want = Want { batch: given.count.min(8), ..Default::default() };
-    let loaded = load(ctx, &args.file, info, &file, want)?;
-    let path = DdimPath { ctx, loaded, steps: args.steps.clone(), stop };
-    let latents = path.encode(&given.pixels, &labels)?;
-    let back = path.decode(&latents, &labels)?;
-    let mse = mean_square(&latents, None);
-    say!("latents     mean square {mse:.4} (1 where they are what the sampler starts from)");
+    let device = open_device(device)?;
+    let mut path = DdimPath { generator: Generator::new(&device, network)?, stop };
+    let latents = path.encode(&given.pixels, &request)?;
+    let back = path.decode(latents.clone(), &request)?.values;
+    let mean_square = mean_squared_error(&latents, &vec![0.0; latents.len()]);
+    say!(
+        "latents     mean square {mean_square:.4} (1 where they are what the sampler starts from)"
+    );
     say!("round trip  {:.2} dB PSNR", psnr(&given.pixels, &back));
     if kind == OutputKind::Archive {
         npz::save_floats(&args.out, "latents", &latents, &[given.count, size, size, channels])?;
@@ -146,22 +134,11 @@ pub fn invert(device: &DeviceArgs, args: &InvertArgs) -> Result<()> {
         let pixels = to_u8(&[given.pixels, shown, back].concat());
         Grid::new(&pixels, [size, size, channels], given.count)
             .row_labels(["image", "latent", "back"])
-            .footer(format!("{} steps each way, {}", args.steps, gpu.summary))
+            .footer(format!("{} steps each way, {}", args.steps, device.summary()))
             .save(&args.out, &[("Software", "demist"), ("Comment", &command_line())])?;
     }
     say!("wrote {}", args.out.display());
     Ok(())
-}
-
-fn mean_square(a: &[f32], b: Option<&[f32]>) -> f64 {
-    let other = |i: usize| f64::from(b.map_or(0.0, |b| b[i]));
-    let sum: f64 = a.iter().enumerate().map(|(i, v)| (f64::from(*v) - other(i)).powi(2)).sum();
-    sum / a.len().max(1) as f64
-}
-
-/// Peak signal-to-noise ratio of images in [-1, 1], in dB over all of them.
-pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
-    10.0 * (4.0 / mean_square(a, Some(b)).max(1e-12)).log10()
 }
 
 /// Draws the images between two latents.
@@ -169,51 +146,67 @@ pub fn interpolate(device: &DeviceArgs, args: &InterpolateArgs) -> Result<()> {
     if !(2..=MAX_FRAMES).contains(&args.frames) {
         return Err(Error::Config(format!("--frames must be at least 2, at most {MAX_FRAMES}")));
     }
-    let (info, file) = read_network(&args.file)?;
-    SpacedSchedule::new(&info.diffusion, &args.steps)?;
-    draws_from_noise(&args.file, &info)?;
-    let classes = match (info.model.classes(), args.classes.is_empty()) {
-        (Some(_), true) => {
-            return Err(Error::Config(format!(
-                "the network is conditional: give --class, of {}",
-                info.class_names()
-            )));
-        }
-        (None, false) => info.class(&args.classes[0]).map(|c| vec![c])?,
-        _ => super::sample::classes_named(&args.classes, &info)?,
+    let network = Network::read(&args.file)?;
+    let request = DrawRequest {
+        count: args.frames,
+        seed: args.seed,
+        ..path_request(&args.steps, args.frames.min(16))
     };
+    request.check_process(&network)?;
+    draws_from_noise(&network)?;
+    let rows = rows(args, &network)?;
     OutputKind::must_be_picture(&args.out)?;
-    check_count(args.frames, classes.len().max(1), &info)?;
-    let ends = [End::parse(&args.from, &info)?, End::parse(&args.to, &info)?];
+    check_count(args.frames, rows.len(), &network)?;
+    let ends = [End::parse(&args.from, &network)?, End::parse(&args.to, &network)?];
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
-    let opened = open_device(device)?;
-    let (gpu, ctx) = (opened.gpu(), opened.context());
-    let want = Want { batch: args.frames.min(16), ..Default::default() };
-    let loaded = load(ctx, &args.file, info, &file, want)?;
-    let path = DdimPath { ctx, loaded, steps: args.steps.clone(), stop };
-    let (size, channels) = image_shape(&path.loaded.info);
-    let rows = classes.len().max(1);
-    let mut pixels = Vec::new();
-    for row in 0..rows {
-        let label: Vec<u32> = classes.get(row).into_iter().copied().collect();
-        let [a, b] =
-            [0, 1].map(|i| ends[i].latent(&path, &label, args.seed, size * size * channels));
-        let (a, b) = (a?, b?);
+    let device = open_device(device)?;
+    let mut path = DdimPath { generator: Generator::new(&device, network)?, stop };
+    let (size, channels) =
+        (path.generator.network().image_size(), path.generator.network().channels());
+    let (mut pixels, mut names) = (Vec::new(), Vec::new());
+    for classes in rows {
+        let request = DrawRequest { classes, ..request.clone() };
+        block_on(path.generator.prepare(&request))?;
+        let [a, b] = [ends[0].latent(&mut path, &request)?, ends[1].latent(&mut path, &request)?];
         let at = |k: usize| slerp(&a, &b, k as f64 / (args.frames - 1) as f64);
-        let latents: Vec<f32> = (0..args.frames).flat_map(at).collect();
-        let labels: Vec<u32> = label.iter().flat_map(|l| vec![*l; args.frames]).collect();
-        pixels.extend(to_u8(&path.decode(&latents, &labels)?));
+        let drawn = path.decode((0..args.frames).flat_map(at).collect(), &request)?;
+        pixels.extend(drawn.pixels());
+        names.extend(drawn.class_names.into_iter().next());
     }
-    let names = classes.iter().map(|c| path.loaded.info.data.classes.get(*c as usize).cloned());
-    let mut grid = Grid::new(&pixels, [size, size, channels], args.frames)
-        .footer(format!("{} to {}, {} steps, {}", args.from, args.to, args.steps, gpu.summary));
-    if !classes.is_empty() {
-        grid = grid.row_labels(names.map(Option::unwrap_or_default));
+    let mut grid = Grid::new(&pixels, [size, size, channels], args.frames).footer(format!(
+        "{} to {}, {} steps, {}",
+        args.from,
+        args.to,
+        args.steps,
+        device.summary()
+    ));
+    if !names.is_empty() {
+        grid = grid.row_labels(names);
     }
     grid.save(&args.out, &[("Software", "demist"), ("Comment", &command_line())])?;
     say!("wrote {}", args.out.display());
     Ok(())
+}
+
+/// The class of each row; one row without a class for a network that has none.
+fn rows(args: &InterpolateArgs, network: &Network) -> Result<Vec<Classes>> {
+    match (network.classes(), classes_typed(&args.classes)) {
+        (Some(_), Classes::Any) => Err(Error::Config(format!(
+            "the network is conditional: give --class, of {}",
+            network.info().class_names()
+        ))),
+        (None, Classes::Any) => Ok(vec![Classes::Any]),
+        (None, _) => network.info().class(&args.classes[0]).map(|_| Vec::new()),
+        (Some(classes), Classes::All) => {
+            Ok((0..classes).map(|c| Classes::named([c.to_string()])).collect())
+        }
+        (Some(_), _) => args
+            .classes
+            .iter()
+            .map(|name| network.info().class(name).map(|_| Classes::named([name])))
+            .collect(),
+    }
 }
 
 /// One end of an interpolation.
@@ -223,67 +216,25 @@ enum End {
 }
 
 impl End {
-    fn parse(text: &str, info: &NetworkInfo) -> Result<End> {
+    fn parse(text: &str, network: &Network) -> Result<End> {
         if let Ok(number) = text.parse() {
             return Ok(End::Number(number));
         }
-        if !Path::new(text).exists() {
+        let path = Path::new(text);
+        if !path.exists() {
             return Err(Error::Config(format!(
                 "`{text}` is neither an image file nor a number from 0 to {}",
                 u32::MAX
             )));
         }
-        let (size, channels) = image_shape(info);
-        Ok(End::Image(read_images(Path::new(text), size, channels, 1, info)?.pixels))
+        let (size, channels) = (network.image_size(), network.channels());
+        Ok(End::Image(read_images(path, size, channels, 1, network.info())?.pixels))
     }
 
-    fn latent(&self, path: &DdimPath, label: &[u32], seed: u64, len: usize) -> Result<Vec<f32>> {
+    fn latent(&self, path: &mut DdimPath, request: &DrawRequest) -> Result<Vec<f32>> {
         match self {
-            End::Number(number) => {
-                let mut latent = vec![0.0; len];
-                rng::fill_normal(&mut latent, seed, 0, rng::STREAM_XT, *number);
-                Ok(latent)
-            }
-            End::Image(image) => path.encode(image, label),
+            End::Number(number) => Ok(path.generator.latent(request.seed, *number)),
+            End::Image(image) => path.encode(image, &DrawRequest { count: 1, ..request.clone() }),
         }
-    }
-}
-
-/// Along the great circle from `a` to `b` (Shoemake 1985): latents between two
-/// stay as long as they are, which a straight line would not do.
-fn slerp(a: &[f32], b: &[f32], u: f64) -> Vec<f32> {
-    let dot = |x: &[f32], y: &[f32]| -> f64 {
-        x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
-    };
-    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(1e-12);
-    let angle = cosine.clamp(-1.0, 1.0).acos();
-    let (wa, wb) = if angle.sin().abs() < 1e-6 {
-        (1.0 - u, u)
-    } else {
-        (((1.0 - u) * angle).sin() / angle.sin(), (u * angle).sin() / angle.sin())
-    };
-    a.iter().zip(b).map(|(x, y)| (wa * f64::from(*x) + wb * f64::from(*y)) as f32).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slerp_ends_where_it_should_and_keeps_the_length() {
-        let (a, b) = ([3.0, 0.0, 4.0], [0.0, 5.0, 0.0]);
-        assert_eq!(slerp(&a, &b, 0.0), a);
-        let end = slerp(&a, &b, 1.0);
-        assert!(end.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-5), "{end:?}");
-        let middle = slerp(&a, &b, 0.5);
-        assert!((mean_square(&middle, None) * 3.0 - 25.0).abs() < 1e-4);
-        // The same point twice has no angle between.
-        assert_eq!(slerp(&a, &a, 0.3), a);
-    }
-
-    #[test]
-    fn psnr_of_a_known_error() {
-        // A tenth of the range of 2: 20 dB.
-        assert!((psnr(&[0.0; 4], &[0.2; 4]) - 20.0).abs() < 1e-4);
     }
 }

@@ -12,7 +12,6 @@ pub mod nll;
 mod options;
 pub mod profile;
 pub mod sample;
-mod sampling;
 mod shared;
 pub mod sweep;
 pub mod train;

@@ -1,16 +1,14 @@
 //! `demist nll`: bits per dimension of a data set under a network.
 
-use super::sampling::{upload, values};
 use super::shared::{
     DeviceArgs, OutputKind, bar, open_device, prepare_output, read_images, stop_on_ctrl_c,
 };
-use demist::checkpoint::{NetworkInfo, read_network};
-use demist::diffusion::{
-    ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob, SpacedSchedule,
-};
 use demist::output::metrics::MetricsWriter;
 use demist::output::plot::{Series, Style, line_plot};
-use demist::{Error, Result};
+use demist::{
+    Error, Generator, ImageLikelihood, LikelihoodRequest, LikelihoodStep, Likelihoods, Network,
+    Result, block_on,
+};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `nll`.
@@ -47,61 +45,58 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     if args.count == 0 || args.batch == 0 {
         return Err(Error::Config("--count and --batch must be at least 1".into()));
     }
-    let (info, file) = read_network(&args.file)?;
-    let model = info.model.unet().map_err(|e| Error::file(&args.file, e.to_string()))?;
-    let (size, channels) = (model.image_size, model.in_channels);
-    let given = read_images(&args.data, size, channels, args.count, &info)?;
-    let labels = given.needed_labels(&args.data, &info, "")?;
-    let batch = args.batch.min(given.count);
+    let network = Network::read(&args.file)?;
     // Refuses what it cannot score, before a folder is made.
-    let wiring = LikelihoodGraph::new(model, &info.diffusion, batch, !args.no_clip, false)?;
-    SpacedSchedule::new(&info.diffusion, &args.steps)?;
+    let request = args.request(&network)?;
     if OutputKind::of(&args.out)? != OutputKind::Folder {
         return Err(Error::file(&args.out, "--out is a folder of three files: give no extension"));
     }
     prepare_output(&args.out)?;
     let stop = stop_on_ctrl_c()?;
-    let opened = open_device(device)?;
-    let (gpu, ctx) = (opened.gpu(), opened.context());
-    info.model.check_batch(batch, gpu.caps.max_binding)?;
-    let plan = wiring.plan(&gpu.caps)?;
-    let params = &wiring.graph.params;
-    let flat = upload(ctx, &plan, params, &values(params, &args.file, &info, &file)?)?;
-    let scorer = Likelihood::compile(ctx, wiring, plan, &info.diffusion, &args.steps, &flat)?;
+    let device = open_device(device)?;
+    let generator = Generator::new(&device, network)?;
+    let mut shown = None;
+    let mut watch = |step: &LikelihoodStep| {
+        let bar = shown.get_or_insert_with(|| bar(step.in_all as u64, "scoring"));
+        bar.set_position(step.done as u64);
+        if !step.scored.is_empty() {
+            let so_far = mean(step.scored, ImageLikelihood::total_bpd);
+            bar.set_message(format!("{so_far:.3} bits/dim so far"));
+        }
+        if step.done == step.in_all {
+            bar.finish();
+        }
+        if stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
+    };
+    let scores = block_on(generator.likelihood(&request, &mut watch))?;
+    report(args, generator.network(), &scores)
+}
 
-    let len = size * size * channels;
-    let bar = bar((scorer.steps() * given.count.div_ceil(batch)) as u64, "scoring");
-    let mut scores: Vec<ImageLikelihood> = Vec::new();
-    for first in (0..given.count).step_by(batch) {
-        let n = batch.min(given.count - first);
-        let job = LikelihoodJob {
-            first: first as u64,
-            images: &given.pixels[first * len..(first + n) * len],
-            labels: if labels.is_empty() { &[] } else { &labels[first..first + n] },
-            seed: args.seed,
+impl Args {
+    fn request(&self, network: &Network) -> Result<LikelihoodRequest> {
+        let model = network.info().model.unet();
+        model.map_err(|e| Error::file(&self.file, e.to_string()))?;
+        let (size, channels) = (network.image_size(), network.channels());
+        let given = read_images(&self.data, size, channels, self.count, network.info())?;
+        let request = LikelihoodRequest {
+            labels: given.needed_labels(&self.data, network.info(), "")?,
+            images: given.pixels,
+            steps: self.steps.clone(),
+            clip: !self.no_clip,
+            batch: self.batch,
+            seed: self.seed,
         };
-        scores.extend(scorer.evaluate(ctx, &job, None, &mut || {
-            bar.inc(1);
-            if !scores.is_empty() {
-                bar.set_message(format!("{:.3} bits/dim so far", mean(&scores, |s| s.total_bpd())));
-            }
-            if stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
-        })?);
+        request.check(network)?;
+        Ok(request)
     }
-    bar.finish();
-    report(args, &info, &scores, &scorer.timesteps())
 }
 
 fn mean(scores: &[ImageLikelihood], of: impl Fn(&ImageLikelihood) -> f64) -> f64 {
     scores.iter().map(of).sum::<f64>() / scores.len().max(1) as f64
 }
 
-fn report(
-    args: &Args,
-    info: &NetworkInfo,
-    scores: &[ImageLikelihood],
-    timesteps: &[usize],
-) -> Result<()> {
+fn report(args: &Args, network: &Network, scores: &Likelihoods) -> Result<()> {
+    let Likelihoods { images: scores, timesteps } = scores;
     let total = mean(scores, ImageLikelihood::total_bpd);
     let spread = mean(scores, |s| (s.total_bpd() - total).powi(2)).sqrt();
     let error = spread / (scores.len() as f64).sqrt();
@@ -115,7 +110,7 @@ fn report(
     let average = |v: &[f64]| v.iter().sum::<f64>() / v.len().max(1) as f64;
     say!("mse         {:.5} of the noise", mean(scores, |s| average(&s.mse)));
     say!("x0-mse      {:.5} of the image", mean(scores, |s| average(&s.xstart_mse)));
-    if !info.diffusion.var_type.is_learned() {
+    if !network.info().diffusion.var_type.is_learned() {
         note!("the network's variance is fixed: the bound is that of the schedule's variance");
     }
     let by_step = write_steps(args, scores, timesteps)?;

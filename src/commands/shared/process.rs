@@ -1,8 +1,6 @@
-//! The arguments of the denoising steps.
+//! The arguments of the denoising steps, and what they mean.
 
-use demist::checkpoint::NetworkInfo;
-use demist::diffusion::{SampleOptions, Sampler, SpacedSchedule};
-use demist::{Error, Result};
+use demist::{DrawRequest, Error, Network, Result, Sampler};
 
 /// The denoising loop.
 #[derive(Debug, clap::Args)]
@@ -11,23 +9,23 @@ pub struct ProcessArgs {
     /// Denoising steps ("50"), sections ("90,60,60,20,20"), the original DDIM
     /// spacing ("ddim25"), or "" for all.
     #[arg(long, default_value = "50")]
-    pub steps: String,
+    steps: String,
     /// The update rule [default: ddim; with a classifier ddpm].
     #[arg(long, value_enum)]
-    pub sampler: Option<Rule>,
+    sampler: Option<Rule>,
     /// Noise of DDIM: 0 is deterministic, 1 as noisy as DDPM.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub eta: f64,
+    eta: f64,
     /// Do not clamp the predicted image to the range of pixels.
     #[arg(long)]
-    pub no_clip: bool,
+    no_clip: bool,
     /// Seed of the noise; the same seed draws the same images in any batch size.
     #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    seed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Rule {
+enum Rule {
     /// Ancestral sampling.
     Ddpm,
     /// Implicit sampling.
@@ -35,41 +33,44 @@ pub enum Rule {
 }
 
 impl ProcessArgs {
-    /// The rule asked for. A classifier's gradient shifts DDIM's clean image by
-    /// its share of the noise, without a bound where there is hardly a signal (the
-    /// first steps of the cosine schedule); DDPM's mean moves by the small variance.
-    fn rule(&self, classifier: bool) -> Rule {
-        self.sampler.unwrap_or(if classifier { Rule::Ddpm } else { Rule::Ddim })
-    }
-
-    /// The options, refused early where they are impossible for the network.
-    pub fn options(&self, info: &NetworkInfo, classifier: bool) -> Result<SampleOptions> {
-        let rule = self.rule(classifier);
-        let options = SampleOptions {
-            respacing: self.steps.clone(),
-            sampler: match rule {
-                Rule::Ddpm => Sampler::Ddpm,
-                Rule::Ddim => Sampler::Ddim { eta: self.eta },
-            },
-            clip: !self.no_clip,
-            seed: self.seed,
-            ..Default::default()
+    /// A request of this process, guided by a classifier if there is one.
+    pub fn request(&self, classifier: Option<Network>) -> Result<DrawRequest> {
+        let ddim = Sampler::Ddim { eta: self.eta };
+        ddim.validate()?;
+        let sampler = match (self.sampler, &classifier) {
+            (Some(Rule::Ddim), _) | (None, None) => ddim,
+            (Some(Rule::Ddpm), _) | (None, Some(_)) => Sampler::Ddpm,
         };
-        Sampler::Ddim { eta: self.eta }.validate()?;
-        if rule == Rule::Ddpm && self.eta != 0.0 {
+        if sampler == Sampler::Ddpm && self.eta != 0.0 {
             return Err(Error::Config("--eta is for --sampler ddim".into()));
         }
-        SpacedSchedule::new(&info.diffusion, &options.respacing)?;
-        Ok(options)
+        Ok(DrawRequest {
+            steps: self.steps.clone(),
+            sampler: Some(sampler),
+            clip: !self.no_clip,
+            seed: self.seed,
+            classifier,
+            ..Default::default()
+        })
     }
+}
 
-    /// For the small print of a picture.
-    pub fn describe(&self, classifier: bool) -> String {
-        let steps = if self.steps.is_empty() { "all" } else { &self.steps };
-        let rule = match self.rule(classifier) {
-            Rule::Ddpm => "DDPM",
-            Rule::Ddim => "DDIM",
-        };
-        format!("{steps} steps of {rule}, seed {}", self.seed)
+/// The process of a request, for the small print of a picture.
+pub fn describe(request: &DrawRequest) -> String {
+    let steps = if request.steps.is_empty() { "all" } else { &request.steps };
+    let rule = match request.rule() {
+        Sampler::Ddpm => "DDPM",
+        Sampler::Ddim { .. } | Sampler::DdimReverse => "DDIM",
+    };
+    format!("{steps} steps of {rule}, seed {}", request.seed)
+}
+
+/// Refuses scales of guidance that no picture survives; `name` is the option's.
+pub fn check_scale(name: &str, scale: f64) -> Result<f64> {
+    let most = DrawRequest::MAX_SCALE;
+    if scale.abs() <= most {
+        Ok(scale)
+    } else {
+        Err(Error::Config(format!("{name} {scale:?} is not between -{most} and {most}")))
     }
 }
