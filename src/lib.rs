@@ -1,6 +1,45 @@
-//! demist: diffusion models on raw wgpu.
+//! demist: diffusion models on raw wgpu, with kernels of its own in WGSL.
 //!
-//! See ARCHITECTURE.md for how the modules depend on each other.
+//! The library trains and samples the U-Nets of ADM, DDPM and DDIM on any GPU that wgpu
+//! knows, and on software drivers. The program `demist` is its first client.
+//!
+//! # Drawing
+//!
+//! ```
+//! use demist::{Classes, Device, DeviceOptions, DrawRequest, Generator, block_on};
+//!
+//! # fn main() -> demist::Result<()> {
+//! let device = block_on(Device::open(DeviceOptions::default()))?;
+//! let mut generator = Generator::open(&device, "assets/faces16.safetensors")?;
+//! let request = DrawRequest {
+//!     classes: Classes::named(["hat", "glasses"]),
+//!     count: 2, // of each class
+//!     steps: "4".into(), // more steps draw better images
+//!     seed: 7,
+//!     ..Default::default()
+//! };
+//! let drawn = block_on(generator.draw(&request))?;
+//! assert_eq!(drawn.class_names, ["hat", "hat", "glasses", "glasses"]);
+//! // 16x16 pixels of red, green and blue.
+//! for image in drawn.images() {
+//!     assert_eq!(image.pixels().len(), 16 * 16 * 3);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What waits for a device is asynchronous, as in a browser it must be; [`block_on`] waits
+//! for it in native programs.
+//!
+//! # Where things are
+//!
+//! * The front door: [`Device`], [`Network`] and [`Generator`], at the crate's root.
+//! * What networks and processes are: [`model`], [`diffusion`], [`checkpoint`].
+//! * Images in and out: [`data`], [`output`].
+//! * The engine below, for those who write kernels: [`graph`], [`kernel`], [`ops`],
+//!   [`runtime`], [`gpu`].
+//!
+//! `ARCHITECTURE.md` in the repository tells how the modules depend on each other.
 #![warn(missing_docs)]
 
 mod api;

@@ -268,9 +268,12 @@ impl Generator {
         }
         let options = request.options();
         let ctx = self.device.context();
-        let values = compiled.sampling.sample(ctx, &options, &job, &mut |progress| {
-            tell(progress.done, progress.x0.as_deref())
-        })?;
+        let values = compiled
+            .sampling
+            .sample_async(ctx, &options, &job, &mut |progress| {
+                tell(progress.done, progress.x0.as_deref())
+            })
+            .await?;
         if values.iter().any(|v| !v.is_finite()) {
             let scale = options.classifier_scale.abs().max(options.guidance_weight.abs());
             let hint = if scale > 1.0 { "; try a smaller scale of guidance" } else { "" };
@@ -294,15 +297,16 @@ impl Generator {
         let info = self.network.info();
         info.model.check_batch(setup.batch, gpu.caps.max_binding)?;
         let guide = match &setup.classifier {
-            Some(classifier) => Some(self.compile_guide(classifier, setup.batch)?),
+            Some(classifier) => Some(self.compile_guide(classifier, setup.batch).await?),
             None => None,
         };
         let (guide, classifier_weights) = guide.unzip();
         let wiring = SamplingGraph::new(self.network.unet()?, setup.batch, setup.needs)?;
         let plan = wiring.plan(&gpu.caps)?;
-        let flat = upload(&self.device, &self.network, &plan, &wiring.graph.params)?;
+        let flat = upload(&self.device, &self.network, &plan, &wiring.graph.params).await?;
         let weights = (&flat, FlatKind::Weights);
-        let sampling = SamplingLoop::compile(ctx, wiring, plan, &info.diffusion, weights, guide)?;
+        let sampling =
+            SamplingLoop::compile_async(ctx, wiring, plan, &info.diffusion, weights, guide).await?;
         self.compiled = Some(Compiled {
             setup,
             sampling,
@@ -313,20 +317,24 @@ impl Generator {
     }
 
     /// Compiles the gradient of a classifier.
-    fn compile_guide(&self, classifier: &Network, batch: usize) -> Result<(Guide, FlatBuffers)> {
+    async fn compile_guide(
+        &self,
+        classifier: &Network,
+        batch: usize,
+    ) -> Result<(Guide, FlatBuffers)> {
         let (gpu, ctx) = (self.device.gpu(), self.device.context());
         let (model, info) = (classifier.encoder()?, classifier.info());
         info.model.check_batch(batch, gpu.caps.max_binding)?;
         let wiring = GuideGraph::new(model, batch)?;
         let plan = wiring.plan(&gpu.caps)?;
-        let flat = upload(&self.device, classifier, &plan.0, &wiring.graph.params)?;
-        let guide = Guide::compile(ctx, wiring, plan, model, &info.diffusion, &flat)?;
+        let flat = upload(&self.device, classifier, &plan.0, &wiring.graph.params).await?;
+        let guide = Guide::compile_async(ctx, wiring, plan, model, &info.diffusion, &flat).await?;
         Ok((guide, flat))
     }
 }
 
 /// Uploads the weights that a plan reads, if there is room for the plan.
-pub(super) fn upload(
+pub(super) async fn upload(
     device: &Device,
     network: &Network,
     plan: &Plan,
@@ -336,7 +344,7 @@ pub(super) fn upload(
     let values = network.values(params)?;
     let report = plan.report();
     gpu.check_room(report.slots + report.pinned + report.params_inference)?;
-    let flat = FlatBuffers::inference(gpu, &plan.params)?;
+    let flat = FlatBuffers::inference_async(gpu, &plan.params).await?;
     flat.write(gpu, FlatKind::Weights, params, &values)?;
     Ok(flat)
 }

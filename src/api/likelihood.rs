@@ -121,9 +121,10 @@ impl Generator {
         info.model.check_batch(batch, gpu.caps.max_binding)?;
         let wiring = request.graph(network, batch)?;
         let plan = wiring.plan(&gpu.caps)?;
-        let flat = upload(device, network, &plan, &wiring.graph.params)?;
+        let flat = upload(device, network, &plan, &wiring.graph.params).await?;
         let scorer =
-            Likelihood::compile(ctx, wiring, plan, &info.diffusion, &request.steps, &flat)?;
+            Likelihood::compile_async(ctx, wiring, plan, &info.diffusion, &request.steps, &flat)
+                .await?;
         let len = request.images.len() / count;
         let in_all = scorer.steps() * count.div_ceil(batch);
         let mut done = 0;
@@ -137,10 +138,12 @@ impl Generator {
                 labels: request.labels.get(first..end).unwrap_or(&[]),
                 seed: request.seed,
             };
-            let scores = scorer.evaluate(ctx, &job, None, &mut || {
-                done += 1;
-                watch(&LikelihoodStep { done, in_all, scored: &images })
-            })?;
+            let scores = scorer
+                .evaluate_async(ctx, &job, None, &mut || {
+                    done += 1;
+                    watch(&LikelihoodStep { done, in_all, scored: &images })
+                })
+                .await?;
             images.extend(scores);
         }
         Ok(Likelihoods { images, timesteps: scorer.timesteps() })
