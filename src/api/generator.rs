@@ -24,6 +24,8 @@ pub struct Generator {
 /// A sampling loop with the weights that it is bound to.
 struct Compiled {
     setup: Setup,
+    /// Serves smaller batches too: see [`Generator::prepare`].
+    prepared: bool,
     sampling: SamplingLoop,
     _weights: FlatBuffers,
     _classifier_weights: Option<FlatBuffers>,
@@ -53,7 +55,7 @@ impl Setup {
         }
     }
 
-    /// Whether what was compiled for this serves a request of batches of at most `most`.
+    /// Whether what was compiled for this serves `other`, or up to `most` images at once.
     fn serves(&self, other: &Setup, most: usize) -> bool {
         let same_classifier = match (&self.classifier, &other.classifier) {
             (Some(a), Some(b)) => a.is(b),
@@ -137,7 +139,7 @@ impl Generator {
     /// As [`Generator::draw`], and what `watch` returns.
     pub async fn draw_watched(&mut self, request: &DrawRequest, watch: Watch<'_>) -> Result<Drawn> {
         let (labels, count) = request.resolve(&self.network)?;
-        self.compile(Setup::of(request, count), request.batch).await?;
+        self.compile(Setup::of(request, count), request.batch, false).await?;
         let mut drawn = self.without_images(request, labels, count);
         for first in (0..count).step_by(request.batch) {
             let images = first..count.min(first + request.batch);
@@ -155,7 +157,7 @@ impl Generator {
     /// As [`Generator::draw`].
     pub async fn prepare(&mut self, request: &DrawRequest) -> Result<()> {
         let (_, count) = request.resolve(&self.network)?;
-        self.compile(Setup::of(request, count), request.batch).await
+        self.compile(Setup::of(request, count), request.batch, true).await
     }
 
     /// Follows images `[count, size, size, channels]` in -1..=1 back to the latents that
@@ -285,10 +287,15 @@ impl Generator {
         Ok(values)
     }
 
-    /// Uploads the weights and compiles, unless what there is serves batches of the
-    /// setup's size up to `most`.
-    async fn compile(&mut self, setup: Setup, most: usize) -> Result<()> {
-        if self.compiled.as_ref().is_some_and(|c| c.setup.serves(&setup, most)) {
+    /// Uploads the weights and compiles, unless what there is serves the setup. A batch of
+    /// another size rounds in another order, so that only what was prepared on purpose
+    /// serves others, of at most `most` images.
+    async fn compile(&mut self, setup: Setup, most: usize, prepared: bool) -> Result<()> {
+        let serves = |c: &Compiled| {
+            c.setup.serves(&setup, if c.prepared && !prepared { most } else { setup.batch })
+        };
+        if let Some(compiled) = self.compiled.as_mut().filter(|c| serves(c)) {
+            compiled.prepared |= prepared;
             return Ok(());
         }
         // Its memory goes first.
@@ -309,6 +316,7 @@ impl Generator {
             SamplingLoop::compile_async(ctx, wiring, plan, &info.diffusion, weights, guide).await?;
         self.compiled = Some(Compiled {
             setup,
+            prepared,
             sampling,
             _weights: flat,
             _classifier_weights: classifier_weights,

@@ -24,7 +24,7 @@ pub struct Drawn {
 /// One image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Image<'a> {
-    /// Its number: the same seed and number are the same image.
+    /// Its number: the same request, seed and number are the same image.
     pub number: usize,
     /// Its class.
     pub class: Option<u32>,

@@ -47,7 +47,7 @@ pub struct DrawRequest {
     /// Images computed at once, at most. More take more memory and use a GPU better.
     pub batch: usize,
     /// Seed of the noise. An image depends on it, on the image's number and on the
-    /// options below, not on the batch.
+    /// options below; on the batch only in how sums are rounded.
     pub seed: u64,
     /// Denoising steps: a number ("50"), sections ("90,60,60,20,20"), the original DDIM
     /// spacing ("ddim25"), or "" for all steps of the process.
