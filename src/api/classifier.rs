@@ -150,7 +150,7 @@ impl Classifier {
         lower.keep_prepared();
         lower.forward()?;
         let plan = Plan::new(&graph, lower, &[logits], PlanOptions::default())?;
-        let weights = upload(&self.device, &self.network, &plan, &graph.params)?;
+        let weights = upload(&self.device, &self.network, &plan, &graph.params).await?;
         let options = CompileOptions::default();
         let program = Program::compile_async(ctx, plan, &weights, options).await?;
         Ok(Compiled { batch, program, x, t, logits, _weights: weights })
