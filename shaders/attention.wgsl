@@ -31,13 +31,13 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-{{ own_rows(TQ, SLICES) }}
+{{ own_rows(OWNED, SLICES) }}
     // What is streamed is the same for the whole workgroup (UNI: uniform.wgsl).
     let base = uniform25(token0 * row + start);
     let step = uniform25(row);
     let k_off = uniform25(p.k_off);
     let v_off = uniform25(p.v_off);
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
     let q_at{{ i }} = (token0 + min(first + {{ i }}u, last)) * row + start;
     var top{{ i }} = -3.4e38;
     var sum{{ i }} = 0.0;
@@ -49,45 +49,45 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
 {% if HOLD %}
     for (var c = 0u; c < p.chunks; c += 1u) {
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
 {% for k in range(D4) %}
         q{{ i }}_{{ k }} = select(q{{ i }}_{{ k }}, q{{ i }}, c == {{ k }}u);
 {% endfor %}{% endfor %}
     }
 {% endif %}
-    for (var key = 0u; key < p.tokens; key += {{ TK }}u) {
-{% for j in range(TK) %}
+    for (var key = 0u; key < p.tokens; key += {{ STREAMED }}u) {
+{% for j in range(STREAMED) %}
         let at{{ j }} = base + uniform15(min(key + {{ j }}u, last)) * step;
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         var s{{ i }}_{{ j }} = 0.0;
 {% endfor %}{% endfor %}
 {% if HOLD %}
-{% for c in range(D4) %}{% for j in range(TK) %}
+{% for c in range(D4) %}{% for j in range(STREAMED) %}
         let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + k_off, {{ c }}u);
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
 {% endfor %}{% endfor %}{% endfor %}
 {% else %}
         for (var c = 0u; c < p.chunks; c += 1u) {
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
             let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
-{% endfor %}{% for j in range(TK) %}
+{% endfor %}{% for j in range(STREAMED) %}
             let k{{ j }} = load_qkv(at{{ j }} + k_off, uniform10(c));
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
             s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
 {% endfor %}{% endfor %}
         }
 {% endif %}
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         // Keys past the end repeat the last one, which cannot raise the maximum.
         let old{{ i }} = top{{ i }};
-{% for j in range(TK) %}
+{% for j in range(STREAMED) %}
         top{{ i }} = max(top{{ i }}, s{{ i }}_{{ j }});
 {% endfor %}
         let fade{{ i }} = exp2(old{{ i }} - top{{ i }});
         sum{{ i }} *= fade{{ i }};
-{% for j in range(TK) %}
+{% for j in range(STREAMED) %}
         let w{{ i }}_{{ j }} = {% if j %}select(0.0, exp2(s{{ i }}_{{ j }} - top{{ i }}), key + {{ j }}u < p.tokens){% else %}exp2(s{{ i }}_0 - top{{ i }}){% endif %};
         sum{{ i }} += w{{ i }}_{{ j }};
 {% endfor %}{% endfor %}
@@ -95,14 +95,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% if SLICES > 1 %}
         let c{{ c }} = uniform10(min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u));
 {% endif %}
-{% for j in range(TK) %}
+{% for j in range(STREAMED) %}
         let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + v_off, {% if SLICES > 1 %}c{{ c }}{% else %}{{ c }}u{% endif %});
 {% endfor %}
-{% for i in range(TQ) %}
-        a{{ i }}_{{ c }} = fade{{ i }} * a{{ i }}_{{ c }}{% for j in range(TK) %} + w{{ i }}_{{ j }} * v{{ j }}_{{ c }}{% endfor %};
+{% for i in range(OWNED) %}
+        a{{ i }}_{{ c }} = fade{{ i }} * a{{ i }}_{{ c }}{% for j in range(STREAMED) %} + w{{ i }}_{{ j }} * v{{ j }}_{{ c }}{% endfor %};
 {% endfor %}{% endfor %}
     }
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
     let inside{{ i }} = first + {{ i }}u < p.tokens;
     let to{{ i }} = (token0 + first + {{ i }}u) * p.channels + head * {{ D }}u;
     if inside{{ i }} && slice == 0u {
@@ -111,7 +111,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let inverse{{ i }} = 1.0 / sum{{ i }};
 {% endfor %}
     for (var c = 0u; c < min({{ S4 }}u, p.chunks - slice * {{ S4 }}u); c += 1u) {
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         var y{{ i }} = a{{ i }}_0;
 {% for k in range(1, S4) %}
         y{{ i }} = select(y{{ i }}, a{{ i }}_{{ k }}, c == {{ k }}u);

@@ -33,14 +33,14 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-{{ own_rows(TK, SLICES) }}
+{{ own_rows(OWNED, SLICES) }}
     // What is streamed is the same for the whole workgroup (UNI: uniform.wgsl).
     let base = uniform25(token0 * row + start);
     let step = uniform25(row);
     let dy_base = uniform25(token0 * p.channels + head * {{ D }}u);
     let dy_step = uniform25(p.channels);
     let pair_base = uniform25(pair * p.tokens);
-{% for j in range(TK) %}
+{% for j in range(OWNED) %}
     let at{{ j }} = (token0 + min(first + {{ j }}u, last)) * row + start;
 {% if HOLD %}{% for c in range(D4) %}
     var k{{ j }}_{{ c }} = vec4<f32>(0.0);
@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
 {% if HOLD %}
     for (var c = 0u; c < p.chunks; c += 1u) {
-{% for j in range(TK) %}
+{% for j in range(OWNED) %}
         let k{{ j }} = scale * load_qkv(at{{ j }} + p.k_off, c);
         let v{{ j }} = load_qkv(at{{ j }} + p.v_off, c);
 {% for k in range(D4) %}
@@ -61,57 +61,57 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endfor %}{% endfor %}
     }
 {% endif %}
-    for (var query = 0u; query < p.tokens; query += {{ TQ }}u) {
-{% for i in range(TQ) %}
+    for (var query = 0u; query < p.tokens; query += {{ STREAMED }}u) {
+{% for i in range(STREAMED) %}
         let query{{ i }} = uniform15(min(query + {{ i }}u, last));
         let q_at{{ i }} = base + query{{ i }} * step;
         let g_at{{ i }} = dy_base + query{{ i }} * dy_step;
         let lse{{ i }} = lse[pair_base + query{{ i }}];
         let d{{ i }} = delta[pair_base + query{{ i }}];
-{% for j in range(TK) %}
+{% for j in range(OWNED) %}
         var s{{ i }}_{{ j }} = 0.0;
         var b{{ i }}_{{ j }} = 0.0;
 {% endfor %}{% endfor %}
 {% if HOLD %}
-{% for c in range(D4) %}{% for i in range(TQ) %}
+{% for c in range(D4) %}{% for i in range(STREAMED) %}
         let q{{ i }}_{{ c }} = load_qkv(q_at{{ i }}, {{ c }}u);
         let g{{ i }}_{{ c }} = load_dy(g_at{{ i }}, {{ c }}u);
-{% for j in range(TK) %}
+{% for j in range(OWNED) %}
         s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
         b{{ i }}_{{ j }} += dot(g{{ i }}_{{ c }}, v{{ j }}_{{ c }});
 {% endfor %}{% endfor %}{% endfor %}
 {% else %}
         for (var c = 0u; c < p.chunks; c += 1u) {
-{% for j in range(TK) %}
+{% for j in range(OWNED) %}
             let k{{ j }} = scale * load_qkv(at{{ j }} + p.k_off, c);
             let v{{ j }} = load_qkv(at{{ j }} + p.v_off, c);
-{% endfor %}{% for i in range(TQ) %}
+{% endfor %}{% for i in range(STREAMED) %}
             let q{{ i }} = load_qkv(q_at{{ i }}, uniform10(c));
             let g{{ i }} = load_dy(g_at{{ i }}, uniform10(c));
-{% for j in range(TK) %}
+{% for j in range(OWNED) %}
             s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
             b{{ i }}_{{ j }} += dot(g{{ i }}, v{{ j }});
 {% endfor %}{% endfor %}
         }
 {% endif %}
-{% for i in range(TQ) %}{% for j in range(TK) %}
+{% for i in range(STREAMED) %}{% for j in range(OWNED) %}
         let w{{ i }}_{{ j }} = {% if i %}select(0.0, exp2(s{{ i }}_{{ j }} - lse{{ i }}), query + {{ i }}u < p.tokens){% else %}exp2(s0_{{ j }} - lse0){% endif %};
         let ds{{ i }}_{{ j }} = w{{ i }}_{{ j }} * (b{{ i }}_{{ j }} - d{{ i }});
 {% endfor %}{% endfor %}
 {% for c in range(S4) %}
 {% if not HOLD %}
         let c{{ c }} = uniform10(min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u));
-{% for i in range(TQ) %}
+{% for i in range(STREAMED) %}
         let q{{ i }}_{{ c }} = load_qkv(q_at{{ i }}, c{{ c }});
         let g{{ i }}_{{ c }} = load_dy(g_at{{ i }}, c{{ c }});
 {% endfor %}{% endif %}
-{% for j in range(TK) %}
-        dk{{ j }}_{{ c }} += {% for i in range(TQ) %}{{ " + " if i }}ds{{ i }}_{{ j }} * q{{ i }}_{{ c }}{% endfor %};
-        dv{{ j }}_{{ c }} += {% for i in range(TQ) %}{{ " + " if i }}w{{ i }}_{{ j }} * g{{ i }}_{{ c }}{% endfor %};
+{% for j in range(OWNED) %}
+        dk{{ j }}_{{ c }} += {% for i in range(STREAMED) %}{{ " + " if i }}ds{{ i }}_{{ j }} * q{{ i }}_{{ c }}{% endfor %};
+        dv{{ j }}_{{ c }} += {% for i in range(STREAMED) %}{{ " + " if i }}w{{ i }}_{{ j }} * g{{ i }}_{{ c }}{% endfor %};
 {% endfor %}{% endfor %}
     }
     for (var c = 0u; c < min({{ S4 }}u, p.chunks - slice * {{ S4 }}u); c += 1u) {
-{% for j in range(TK) %}
+{% for j in range(OWNED) %}
         var k{{ j }} = dk{{ j }}_0;
         var v{{ j }} = dv{{ j }}_0;
 {% for k in range(1, S4) %}

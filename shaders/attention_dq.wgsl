@@ -36,13 +36,13 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-{{ own_rows(TQ, SLICES) }}
+{{ own_rows(OWNED, SLICES) }}
     // What is streamed is the same for the whole workgroup (UNI: uniform.wgsl).
     let base = uniform25(token0 * row + start);
     let step = uniform25(row);
     let k_off = uniform25(p.k_off);
     let v_off = uniform25(p.v_off);
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
     let query{{ i }} = min(first + {{ i }}u, last);
     let q_at{{ i }} = (token0 + query{{ i }}) * row + start;
     let y_at{{ i }} = (token0 + query{{ i }}) * p.channels + head * {{ D }}u;
@@ -56,7 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var a{{ i }}_{{ c }} = vec4<f32>(0.0);
 {% endfor %}{% endfor %}
     for (var c = 0u; c < p.chunks; c += 1u) {
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         let g{{ i }} = load_dy(y_at{{ i }}, c);
         d{{ i }} += dot(g{{ i }}, load_y(y_at{{ i }}, c));
 {% if HOLD %}
@@ -66,56 +66,56 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         g{{ i }}_{{ k }} = select(g{{ i }}_{{ k }}, g{{ i }}, c == {{ k }}u);
 {% endfor %}{% endif %}{% endfor %}
     }
-    for (var key = 0u; key < p.tokens; key += {{ TK }}u) {
-{% for j in range(TK) %}
+    for (var key = 0u; key < p.tokens; key += {{ STREAMED }}u) {
+{% for j in range(STREAMED) %}
         let at{{ j }} = base + uniform15(min(key + {{ j }}u, last)) * step;
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         var s{{ i }}_{{ j }} = 0.0;
         var b{{ i }}_{{ j }} = 0.0;
 {% endfor %}{% endfor %}
 {% if HOLD %}
-{% for c in range(D4) %}{% for j in range(TK) %}
+{% for c in range(D4) %}{% for j in range(STREAMED) %}
         let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + k_off, {{ c }}u);
         let v{{ j }}_{{ c }} = load_qkv(at{{ j }} + v_off, {{ c }}u);
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         s{{ i }}_{{ j }} += dot(q{{ i }}_{{ c }}, k{{ j }}_{{ c }});
         b{{ i }}_{{ j }} += dot(g{{ i }}_{{ c }}, v{{ j }}_{{ c }});
 {% endfor %}{% endfor %}{% endfor %}
 {% else %}
         for (var c = 0u; c < p.chunks; c += 1u) {
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
             let q{{ i }} = scale * load_qkv(q_at{{ i }}, c);
             let g{{ i }} = load_dy(y_at{{ i }}, c);
-{% endfor %}{% for j in range(TK) %}
+{% endfor %}{% for j in range(STREAMED) %}
             let k{{ j }} = load_qkv(at{{ j }} + k_off, uniform10(c));
             let v{{ j }} = load_qkv(at{{ j }} + v_off, uniform10(c));
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
             s{{ i }}_{{ j }} += dot(q{{ i }}, k{{ j }});
             b{{ i }}_{{ j }} += dot(g{{ i }}, v{{ j }});
 {% endfor %}{% endfor %}
         }
 {% endif %}
-{% for j in range(TK) %}{% for i in range(TQ) %}
+{% for j in range(STREAMED) %}{% for i in range(OWNED) %}
         let ds{{ i }}_{{ j }} = {% if j %}select(0.0, exp2(s{{ i }}_{{ j }} - lse{{ i }}), key + {{ j }}u < p.tokens){% else %}exp2(s{{ i }}_0 - lse{{ i }}){% endif %} * (b{{ i }}_{{ j }} - d{{ i }});
 {% endfor %}{% endfor %}
 {% for c in range(S4) %}
 {% if not HOLD %}
         let c{{ c }} = uniform10(min(slice * {{ S4 }}u + {{ c }}u, {{ D4 - 1 }}u));
-{% for j in range(TK) %}
+{% for j in range(STREAMED) %}
         let k{{ j }}_{{ c }} = load_qkv(at{{ j }} + k_off, c{{ c }});
 {% endfor %}{% endif %}
-{% for i in range(TQ) %}
-        a{{ i }}_{{ c }} += {% for j in range(TK) %}{{ " + " if j }}ds{{ i }}_{{ j }} * k{{ j }}_{{ c }}{% endfor %};
+{% for i in range(OWNED) %}
+        a{{ i }}_{{ c }} += {% for j in range(STREAMED) %}{{ " + " if j }}ds{{ i }}_{{ j }} * k{{ j }}_{{ c }}{% endfor %};
 {% endfor %}{% endfor %}
     }
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
     let inside{{ i }} = first + {{ i }}u < p.tokens;
     if inside{{ i }} && slice == 0u {
         delta[pair * p.tokens + first + {{ i }}u] = d{{ i }};
     }
 {% endfor %}
     for (var c = 0u; c < min({{ S4 }}u, p.chunks - slice * {{ S4 }}u); c += 1u) {
-{% for i in range(TQ) %}
+{% for i in range(OWNED) %}
         var dq{{ i }} = a{{ i }}_0;
 {% for k in range(1, S4) %}
         dq{{ i }} = select(dq{{ i }}, a{{ i }}_{{ k }}, c == {{ k }}u);

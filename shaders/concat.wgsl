@@ -5,7 +5,7 @@
 {% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
-    len: u32, ca: u32, cb: u32, quads: u32, quads_a: u32, pixels: u32, blocks: u32,
+    len: u32, ca: u32, cb: u32, quads: u32, quads_a: u32, pixels: u32, runs: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<{{ element(VEC, HALF) }}>;              // [len, ca]
@@ -34,7 +34,7 @@ fn store_y(base: u32, c: u32, count: u32, v: vec4<f32>) {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = flat_group(group, groups) * 64u + local;
-    if index >= p.blocks * p.quads {
+    if index >= p.runs * p.quads {
         return;
     }
     let quad = index % p.quads;

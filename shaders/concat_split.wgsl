@@ -4,7 +4,7 @@
 {% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
-    len: u32, ca: u32, cb: u32, quads: u32, quads_a: u32, pixels: u32, blocks: u32,
+    len: u32, ca: u32, cb: u32, quads: u32, quads_a: u32, pixels: u32, runs: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> dy: array<{{ element(VEC, HALF) }}>;             // [len, ca + cb]
@@ -27,7 +27,7 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = flat_group(group, groups) * 64u + local;
-    if index >= p.blocks * p.quads {
+    if index >= p.runs * p.quads {
         return;
     }
     let quad = index % p.quads;

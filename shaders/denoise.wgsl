@@ -1,14 +1,14 @@
 // One sampling step from x_t to its neighbour, in place. An invocation owns
-// one block: four consecutive elements of one image. coefs holds, in order:
+// one quad: four consecutive elements of one image. coefs holds, in order:
 // kind (0 DDPM, 1 DDIM), predicts_x0, clip, sqrt(1/abar) | sqrt(1/abar - 1),
 // coef1, coef2, sqrt(abar') | dir, sigma, guidance, offset and | slope of the
 // log variance, scale of classifier-free guidance.
 {% include "common.wgsl" %}
 {% include "philox.wgsl" %}
-{% from "blocks.wgsl" import load, store %}
+{% from "image_quads.wgsl" import load, store %}
 
 struct Params {
-    n: u32, len: u32, blocks: u32, c: u32, wide: u32, stream: u32, learned: u32, unconditional: u32,
+    n: u32, len: u32, quads: u32, c: u32, wide: u32, stream: u32, learned: u32, unconditional: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
@@ -47,12 +47,12 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = flat_group(group, groups) * 64u + local;
-    if index >= p.n * p.blocks {
+    if index >= p.n * p.quads {
         return;
     }
-    let image = index / p.blocks;
-    let block = index % p.blocks;
-    let start = image * p.len + block * 4u;
+    let image = index / p.quads;
+    let quad = index % p.quads;
+    let start = image * p.len + quad * 4u;
     let last = image * p.len + p.len - 1u;
 
     let a = coefs[0];
@@ -96,7 +96,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% if GIVEN %}
         next += sigma * load_given(start, last);
 {% else %}
-        next += sigma * image_normal4(rng[0], p.stream, image, block);
+        next += sigma * image_normal4(rng[0], p.stream, image, quad);
 {% endif %}
     }
     store_x(start, last, next);

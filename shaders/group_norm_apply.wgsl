@@ -6,7 +6,7 @@
 {% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
-    n: u32, hw: u32, c: u32, quads: u32, pixels: u32, blocks: u32,
+    n: u32, hw: u32, c: u32, quads: u32, pixels: u32, runs: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
@@ -22,14 +22,14 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = flat_group(group, groups) * 64u + local;
-    if index >= p.n * p.blocks * p.quads {
+    if index >= p.n * p.runs * p.quads {
         return;
     }
     let c = (index % p.quads) * 4u;
-    let block = index / p.quads;
-    let n = block / p.blocks;
+    let run = index / p.quads;
+    let n = run / p.runs;
     let image = n * p.hw * p.c;
-    let begin = (block % p.blocks) * p.pixels;
+    let begin = (run % p.runs) * p.pixels;
     let end = min(p.hw, begin + p.pixels);
     let pivot = load_x(image, c);
     let a = load_coefs(n * 4u * p.c, c);

@@ -7,7 +7,7 @@
 {% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
-    n: u32, hw: u32, c: u32, quads: u32, pixels: u32, blocks: u32, apply_groups: u32,
+    n: u32, hw: u32, c: u32, quads: u32, pixels: u32, runs: u32, apply_groups: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
@@ -47,14 +47,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         dweight[channel] = dgamma{% if ACC_PARAMS %} + dweight[channel]{% endif %};
         dbias[channel] = dbeta{% if ACC_PARAMS %} + dbias[channel]{% endif %};
     }
-    if id >= p.apply_groups || index >= p.n * p.blocks * p.quads {
+    if id >= p.apply_groups || index >= p.n * p.runs * p.quads {
         return;
     }
     let c = (index % p.quads) * 4u;
-    let block = index / p.quads;
-    let n = block / p.blocks;
+    let run = index / p.quads;
+    let n = run / p.runs;
     let image = n * p.hw * p.c;
-    let begin = (block % p.blocks) * p.pixels;
+    let begin = (run % p.runs) * p.pixels;
     let end = min(p.hw, begin + p.pixels);
     let pivot = load_x(image, c);
     let base = n * 4u * p.c;

@@ -29,7 +29,7 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                  // [n, hw, c]
-{% if not OUT %}
+{% if not PARTIAL %}
 @group(0) @binding(2) var<storage, read> weight: array<f32>;                 // [c]
 @group(0) @binding(3) var<storage, read> bias: array<f32>;                   // [c]
 {% if EMB %}
@@ -37,10 +37,10 @@ struct Params {
 {% endif %}
 @group(0) @binding(5) var<storage, read_write> coefs: array<f32>;            // [n, 4, c]: a, b, mean - pivot, rstd
 {% endif %}
-{% if IN %}
+{% if MERGE %}
 @group(0) @binding(6) var<storage, read> partials: array<f32>;                // [n, splits, 2, c]
 {% endif %}
-{% if OUT %}
+{% if PARTIAL %}
 @group(0) @binding(7) var<storage, read_write> partials_out: array<f32>;      // [n, splits, 2, c]
 {% endif %}
 {% if MOMENTS %}
@@ -48,7 +48,7 @@ struct Params {
 {% endif %}
 
 {{ half_functions(HALF_X) }}
-{% if not IN %}
+{% if not MERGE %}
 {{ load("x", VEC, half=HALF_X) }}
 var<workgroup> row_mean: array<f32, 256>;
 var<workgroup> row_m2: array<f32, 256>;
@@ -59,7 +59,7 @@ fn rows_pixels(pixels: u32, rows: u32, first: u32, some: u32) -> f32 {
     return f32((pixels / rows) * some + rest);
 }
 {% endif %}
-{% if not OUT %}
+{% if not PARTIAL %}
 {{ one("x", VEC, HALF_X) }}
 var<workgroup> mean: array<f32, 256>;   // of a channel, later of a group
 var<workgroup> m2: array<f32, 256>;
@@ -69,7 +69,7 @@ var<workgroup> rstd: array<f32, 256>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}{% if SUBGROUP %}, @builtin(subgroup_invocation_id) lane: u32{% endif %}) {
     let id = flat_group(group, groups);
-    let splits = {% if OUT %}p.splits{% else %}1u{% endif %};
+    let splits = {% if PARTIAL %}p.splits{% else %}1u{% endif %};
     if id >= p.n * splits * p.windows {
         return;
     }
@@ -77,7 +77,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let channels = min(p.window, p.c - first);
     let n = id / (p.windows * splits);
     let image = n * p.hw * p.each * p.c;
-{% if not IN %}
+{% if not MERGE %}
     let split = (id / p.windows) % splits;
     let begin = split * p.pixels;
     let end = min(p.hw, begin + p.pixels);
@@ -175,7 +175,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var j = local; j < channels; j += 64u) {
         var channel_mean = 0.0;
         for (var part = 0u; part < parts; part += 1u) {
-{% if IN %}
+{% if MERGE %}
             let count = f32(min(p.hw - part * p.pixels, p.pixels));
             let part_mean = partials[((n * p.splits + part) * 2u) * p.c + first + j];
 {% else %}
@@ -187,7 +187,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         channel_mean /= total;
         var channel_m2 = 0.0;
         for (var part = 0u; part < parts; part += 1u) {
-{% if IN %}
+{% if MERGE %}
             let count = f32(min(p.hw - part * p.pixels, p.pixels));
             let at = ((n * p.splits + part) * 2u) * p.c + first + j;
             let delta = partials[at] - channel_mean;
@@ -198,7 +198,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             channel_m2 += row_m2[part * quads * 4u + j] + f32(p.each) * count * delta * delta;
 {% endif %}
         }
-{% if OUT %}
+{% if PARTIAL %}
         let at = ((n * splits + split) * 2u) * p.c + first + j;
         partials_out[at] = channel_mean;
         partials_out[at + p.c] = channel_m2;
@@ -208,7 +208,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         m2[j] = channel_m2;
 {% endif %}
     }
-{% if not OUT %}
+{% if not PARTIAL %}
     workgroupBarrier();
     // Merge the channels of each group; only the group's own invocation
     // touches its channels, so the result may replace them.

@@ -15,7 +15,7 @@ struct Params {
     window: u32, windows: u32, pixels: u32, splits: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-{% if not IN %}
+{% if not MERGE %}
 @group(0) @binding(1) var<storage, read> x: array<{{ element(VEC, HALF_X) }}>;                  // [n, hw, c]
 @group(0) @binding(2) var<storage, read> dy: array<{{ element(VEC, HALF_Y) }}>;                 // [n, hw, c]
 {% endif %}
@@ -26,17 +26,17 @@ struct Params {
 @group(0) @binding(6) var<storage, read> emb: array<f32>;                    // [n, 2, c]: scale, shift
 @group(0) @binding(7) var<storage, read_write> demb: array<f32>;             // [n, 2, c]
 {% endif %}
-{% if not OUT %}
+{% if not PARTIAL %}
 @group(0) @binding(8) var<storage, read_write> sums: array<f32>;             // [n, 4, c]: dgamma, dbeta of the image, k1, k2
 {% endif %}
-{% if IN %}
+{% if MERGE %}
 @group(0) @binding(9) var<storage, read> partials: array<f32>;                // [n, splits, 2, c]
 {% endif %}
-{% if OUT %}
+{% if PARTIAL %}
 @group(0) @binding(10) var<storage, read_write> partials_out: array<f32>;     // [n, splits, 2, c]
 {% endif %}
 
-{% if not IN %}
+{% if not MERGE %}
 {{ half_functions(HALF_X or HALF_Y) }}
 {{ load("x", VEC, half=HALF_X) }}
 {{ load("dy", VEC, half=HALF_Y) }}
@@ -47,7 +47,7 @@ fn four_coefs(base: u32, c: u32) -> vec4<f32> {
 var<workgroup> row_sum: array<f32, 256>;
 var<workgroup> row_dot: array<f32, 256>;
 {% endif %}
-{% if not OUT %}
+{% if not PARTIAL %}
 var<workgroup> sum_dz: array<f32, 256>;      // of a channel, later of a group
 var<workgroup> sum_dz_xhat: array<f32, 256>;
 {% endif %}
@@ -55,14 +55,14 @@ var<workgroup> sum_dz_xhat: array<f32, 256>;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32{{ subgroup_inputs(SUBGROUP) }}{% if SUBGROUP %}, @builtin(subgroup_invocation_id) lane: u32{% endif %}) {
     let id = flat_group(group, groups);
-    let splits = {% if OUT %}p.splits{% else %}1u{% endif %};
+    let splits = {% if PARTIAL %}p.splits{% else %}1u{% endif %};
     if id >= p.n * splits * p.windows {
         return;
     }
     let first = (id % p.windows) * p.window;
     let channels = min(p.window, p.c - first);
     let n = id / (p.windows * splits);
-{% if not IN %}
+{% if not MERGE %}
     let image = n * p.hw * p.c;
     let split = (id / p.windows) % splits;
     let begin = split * p.pixels;
@@ -126,7 +126,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         var s1 = 0.0;
         var st = 0.0;
         for (var part = 0u; part < parts; part += 1u) {
-{% if IN %}
+{% if MERGE %}
             let at = ((n * p.splits + part) * 2u) * p.c + c;
             s1 += partials[at];
             st += partials[at + p.c];
@@ -135,7 +135,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
             st += row_dot[part * quads * 4u + j];
 {% endif %}
         }
-{% if OUT %}
+{% if PARTIAL %}
         let at = ((n * splits + split) * 2u) * p.c + c;
         partials_out[at] = s1;
         partials_out[at + p.c] = st;
@@ -159,7 +159,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 {% endif %}
 {% endif %}
     }
-{% if not OUT %}
+{% if not PARTIAL %}
     workgroupBarrier();
     for (var g = local; g * p.width < channels; g += 64u) {
         let start = g * p.width;

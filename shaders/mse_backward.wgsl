@@ -4,7 +4,7 @@
 {% include "common.wgsl" %}
 
 struct Params {
-    n: u32, len: u32, blocks: u32, c: u32, wide: u32, channels: u32, factor: f32,
+    n: u32, len: u32, quads: u32, c: u32, wide: u32, channels: u32, factor: f32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
@@ -16,15 +16,15 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = flat_group(group, groups) * 64u + local;
-    if index >= p.n * p.blocks {
+    if index >= p.n * p.quads {
         return;
     }
-    let image = index / p.blocks;
+    let image = index / p.quads;
     let slope = p.factor * dy[image];
 {% if VEC %}
     d[index] = slope * (pred[index] - goal[index]){% if ACC %} + d[index]{% endif %};
 {% else %}
-    let start = image * p.len + index % p.blocks * 4u;
+    let start = image * p.len + index % p.quads * 4u;
     for (var i = start; i < min(start + 4u, image * p.len + p.len); i += 1u) {
         let pixel = i / p.channels;
         let channel = i % p.channels;

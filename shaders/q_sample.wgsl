@@ -1,12 +1,12 @@
 // x_t = coefs[n, 0] * x0 + coefs[n, 1] * noise, the noise drawn here (and
-// written out) or, with GIVEN, read. An invocation owns one block: four
+// written out) or, with GIVEN, read. An invocation owns one quad: four
 // consecutive elements of one image.
 {% include "common.wgsl" %}
 {% include "philox.wgsl" %}
-{% from "blocks.wgsl" import load, store %}
+{% from "image_quads.wgsl" import load, store %}
 
 struct Params {
-    n: u32, len: u32, blocks: u32, stream: u32,
+    n: u32, len: u32, quads: u32, stream: u32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
 @group(0) @binding(0) var<uniform> p: Params;
@@ -31,17 +31,17 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = flat_group(group, groups) * 64u + local;
-    if index >= p.n * p.blocks {
+    if index >= p.n * p.quads {
         return;
     }
-    let image = index / p.blocks;
-    let block = index % p.blocks;
-    let start = image * p.len + block * 4u;
+    let image = index / p.quads;
+    let quad = index % p.quads;
+    let start = image * p.len + quad * 4u;
     let last = image * p.len + p.len - 1u;
 {% if GIVEN %}
     let z = load_given(start, last);
 {% else %}
-    let z = image_normal4(rng[0], p.stream, image, block);
+    let z = image_normal4(rng[0], p.stream, image, quad);
     store_noise(start, last, z);
 {% endif %}
     let c = coefs[image];

@@ -7,7 +7,7 @@
 {% from "storage.wgsl" import element, half_functions %}
 
 struct Params {
-    rows: u32, w: u32, c: u32, quads: u32, pixels: u32, blocks: u32,   // rows, w of the small images
+    rows: u32, w: u32, c: u32, quads: u32, pixels: u32, runs: u32,   // rows, w of the small images
     factor: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -21,13 +21,13 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = flat_group(group, groups) * 64u + local;
-    if index >= p.rows * p.blocks * p.quads {
+    if index >= p.rows * p.runs * p.quads {
         return;
     }
     let c = (index % p.quads) * 4u;
-    let block = index / p.quads;
-    let row = block / p.blocks;
-    let begin = (block % p.blocks) * p.pixels;
+    let run = index / p.quads;
+    let row = run / p.runs;
+    let begin = (run % p.runs) * p.pixels;
     let end = min(p.w, begin + p.pixels);
     // Large rows 2*row and 2*row + 1 follow each other, `line` elements apart.
     let line = 2u * p.w * p.c;

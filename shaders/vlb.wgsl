@@ -1,14 +1,14 @@
 // partial[n, s] = scale * sum over split s of image n of the elements' terms of
 // the variational bound, in bits; with LIKELIHOOD followed by the squared
 // errors of the predicted image and of the noise. A workgroup owns one split
-// and walks it in blocks of four elements.
+// and walks it in quads.
 {% include "common.wgsl" %}
-{% from "blocks.wgsl" import load %}
+{% from "image_quads.wgsl" import load %}
 {% from "group_sum.wgsl" import group_sum, group_place %}
 {% from "subgroup.wgsl" import subgroup_inputs %}
 
 struct Params {
-    n: u32, len: u32, blocks: u32, splits: u32, blocks_per_split: u32, c: u32, wide: u32,
+    n: u32, len: u32, quads: u32, splits: u32, quads_per_split: u32, c: u32, wide: u32,
     predicts_x0: u32, clip: u32, scale: f32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
@@ -49,11 +49,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let b = coefs[2u * image + 1u];
     let first = image * p.len;
     let last = first + p.len - 1u;
-    let begin = id % p.splits * p.blocks_per_split;
-    let end = select(0u, min(p.blocks, begin + p.blocks_per_split), inside);
+    let begin = id % p.splits * p.quads_per_split;
+    let end = select(0u, min(p.quads, begin + p.quads_per_split), inside);
     var sum = {{ SUM }}(0.0);
-    for (var block = begin + local; block < end; block += 64u) {
-        let start = first + block * 4u;
+    for (var quad = begin + local; quad < end; quad += 64u) {
+        let start = first + quad * 4u;
 {% if VEC %}
         let used = vec4<f32>(1.0);
 {% else %}

@@ -3,10 +3,10 @@
 // invocation owns four consecutive elements of one image and, with LEARNED,
 // their variance channels.
 {% include "common.wgsl" %}
-{% from "blocks.wgsl" import load %}
+{% from "image_quads.wgsl" import load %}
 
 struct Params {
-    n: u32, len: u32, blocks: u32, c: u32, wide: u32,
+    n: u32, len: u32, quads: u32, c: u32, wide: u32,
     predicts_x0: u32, clip: u32, mean_gradient: u32, scale: f32,
 }
 {% set T = "vec4<f32>" if VEC else "f32" %}
@@ -31,13 +31,13 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = flat_group(group, groups) * 64u + local;
-    if index >= p.n * p.blocks {
+    if index >= p.n * p.quads {
         return;
     }
-    let image = index / p.blocks;
+    let image = index / p.quads;
     let a = coefs[2u * image];
     let b = coefs[2u * image + 1u];
-    let start = image * p.len + index % p.blocks * 4u;
+    let start = image * p.len + index % p.quads * 4u;
     let last = image * p.len + p.len - 1u;
     let noisy = load_x_t(start, last);
     let predicted = predict(a, noisy, load_out(start, last));

@@ -2,11 +2,13 @@
 
 use super::choice::Chooser;
 use super::launch::{Launch, Launchable, Request};
+use super::notes::Notes;
 use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
 use crate::caps::Caps;
 use crate::kernel::{Access, Binding, Kernel};
 use crate::tuning::Tuning;
 use crate::{Error, Result};
+use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -26,27 +28,6 @@ impl Target {
     }
 }
 
-/// How a group norm's result follows from what it read: by coefficients of
-/// `shaders/group_norm_stats.wgsl`, and SiLU.
-#[derive(Debug, Clone, Copy)]
-pub struct Normed {
-    /// The image before the norm.
-    pub x: TensorId,
-    /// `[n, 4, c]`.
-    pub coefs: TensorId,
-    /// Whether SiLU follows.
-    pub silu: bool,
-}
-
-/// What an op that computes an image leaves for a group norm after it.
-#[derive(Debug, Clone, Copy)]
-pub struct Moments {
-    /// Mean and squared deviations of every tile's pixels, `[n, tiles, 2, c]`.
-    pub tensor: TensorId,
-    /// Tiles of an image, all of as many pixels.
-    pub tiles: usize,
-}
-
 /// The lowering of one graph in progress.
 pub struct Lower<'g> {
     graph: &'g Graph,
@@ -61,10 +42,8 @@ pub struct Lower<'g> {
     requires_grad: HashSet<TensorId>,
     accumulate_params: bool,
     freeze_params: bool,
-    /// Results of group norms.
-    normed: HashMap<TensorId, Normed>,
-    /// Moments of images.
-    moments: HashMap<TensorId, Moments>,
+    /// What ops tell each other about tensors.
+    notes: Notes,
     /// Bytes that [`Lower::prepared`] may still keep.
     prepared_room: u64,
     label: String,
@@ -89,8 +68,7 @@ impl<'g> Lower<'g> {
             requires_grad: HashSet::new(),
             accumulate_params: false,
             freeze_params: false,
-            normed: HashMap::new(),
-            moments: HashMap::new(),
+            notes: graph.notes.clone(),
             prepared_room: 0,
             label: String::new(),
             node_index: 0,
@@ -280,31 +258,14 @@ impl<'g> Lower<'g> {
         self.push_tensor(TensorInfo { name, shape: shape.to_vec(), dtype, storage: Storage::Slot })
     }
 
-    /// Tells how `y` follows from what a group norm read, for an op that would rather
-    /// apply the norm itself than read `y`. Without readers the launch that computes
-    /// `y` is dropped.
-    pub fn set_normed(&mut self, y: TensorId, normed: Normed) {
-        self.normed.insert(y, normed);
+    /// Tells those who read or write `id` something about it, see [`Graph::note`].
+    pub fn note<T: Any + Send + Sync>(&mut self, id: TensorId, note: T) {
+        self.notes.set(id, note);
     }
 
-    /// What [`Lower::set_normed`] told of `y`.
-    pub fn normed(&self, y: TensorId) -> Option<Normed> {
-        self.normed.get(&y).copied()
-    }
-
-    /// Whether a node reads `y` that would rather have its moments.
-    pub fn wants_moments(&self, y: TensorId) -> bool {
-        self.graph.nodes.iter().any(|n| n.op.takes_moments() && n.inputs.first() == Some(&y))
-    }
-
-    /// Tells the moments of `y` to the node that wants them.
-    pub fn set_moments(&mut self, y: TensorId, moments: Moments) {
-        self.moments.insert(y, moments);
-    }
-
-    /// What [`Lower::set_moments`] told of `y`.
-    pub fn moments(&self, y: TensorId) -> Option<Moments> {
-        self.moments.get(&y).copied()
+    /// The note of this type on `id`.
+    pub fn noted<T: Any + Copy>(&self, id: TensorId) -> Option<T> {
+        self.notes.get(id)
     }
 
     /// A buffer of its own that the host writes or reads: settings, results

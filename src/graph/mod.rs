@@ -10,6 +10,7 @@ mod in_place;
 mod launch;
 mod lower;
 mod memory;
+mod notes;
 mod packing;
 mod params;
 mod plan;
@@ -17,13 +18,15 @@ mod plan;
 pub use crate::tuning::{Tuning, shape_name};
 pub use choice::{CHOICES, Choice, Why, bucket};
 pub use launch::{Launch, Launchable, NamedTensor};
-pub use lower::{Lower, Moments, Normed, Target};
+pub use lower::{Lower, Target};
 pub(crate) use memory::GUARD;
 pub use memory::{Place, Slots, assign_slots, verify_slots};
 pub use params::{FileLayout, Init, ParamInfo, ParamLayout};
 pub use plan::{Cost, Dispatch, FlatKind, Plan, PlanOptions, PlanReport};
 
 use crate::{Error, Result};
+use notes::Notes;
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -116,11 +119,6 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()>;
     /// Emits the dispatches of its gradients.
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()>;
-    /// Whether the op would rather be given the moments of its first input
-    /// ([`Lower::moments`]) than read all of it.
-    fn takes_moments(&self) -> bool {
-        false
-    }
 }
 
 /// One use of an op.
@@ -201,6 +199,8 @@ pub struct Graph {
     /// [checkpoint](Graph::checkpoint) regions, whatever their network's
     /// options say. For a planner to set before the network is described.
     pub recompute_levels: u32,
+    /// What ops tell each other about tensors.
+    notes: Notes,
     scope: Vec<String>,
     region: Option<u32>,
     regions: u32,
@@ -344,6 +344,13 @@ impl Graph {
         let out = build(self);
         self.region = None;
         out
+    }
+
+    /// Tells those who read or write `id` something about it. An op that can spare another
+    /// one work finds by [`Lower::noted`] what that one has to say; a tensor has one note
+    /// of each type.
+    pub fn note<T: Any + Send + Sync>(&mut self, id: TensorId, note: T) {
+        self.notes.set(id, note);
     }
 
     /// Records `id` under `name` for inspection.

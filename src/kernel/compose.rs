@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 /// Files that shaders may `{% include %}` or `{% import %}`.
 const INCLUDES: &[(&str, &str)] = &[
     ("attention_head.wgsl", include_str!("../../shaders/attention_head.wgsl")),
-    ("blocks.wgsl", include_str!("../../shaders/blocks.wgsl")),
     ("common.wgsl", include_str!("../../shaders/common.wgsl")),
     ("conv2d_load.wgsl", include_str!("../../shaders/conv2d_load.wgsl")),
     ("conv2d_store.wgsl", include_str!("../../shaders/conv2d_store.wgsl")),
     ("group_sum.wgsl", include_str!("../../shaders/group_sum.wgsl")),
+    ("image_quads.wgsl", include_str!("../../shaders/image_quads.wgsl")),
     ("lane_sum.wgsl", include_str!("../../shaders/lane_sum.wgsl")),
     ("philox.wgsl", include_str!("../../shaders/philox.wgsl")),
     ("power.wgsl", include_str!("../../shaders/power.wgsl")),

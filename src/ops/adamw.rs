@@ -21,19 +21,29 @@
 
 use super::GROUP;
 use super::grad_norm::norm_of;
-use crate::Result;
 use crate::graph::{DType, FlatKind, Launch, Lower, ParamLayout, TensorId};
-use crate::kernel::{Kernel, read, read_write};
-use crate::params;
+use crate::kernel::{Kernel, KernelOf, read, read_write};
+use crate::{Result, defines, named, params};
 
 params! {
     struct Params { quads: u32 }
 }
 
-static ADAMW: Kernel = Kernel {
-    name: "adamw",
-    source: include_str!("../../shaders/adamw.wgsl"),
-    bindings: &[
+defines! {
+    struct Defines {
+        /// Groups of four elements per invocation.
+        quads: u32 in [QUADS],
+        /// Keeps a packed copy of the weights.
+        half: bool,
+        /// The gradients are those of a scaled loss.
+        scaled: bool,
+    }
+}
+
+static ADAMW: KernelOf<Params, Defines> = KernelOf::new(
+    "adamw",
+    include_str!("../../shaders/adamw.wgsl"),
+    &[
         read_write("weights"),
         read("grads"),
         read_write("exp_avg"),
@@ -43,16 +53,13 @@ static ADAMW: Kernel = Kernel {
         read("norm"),
         read_write("weights_half").when("HALF").half("HALF"),
     ],
-    params: Params::FIELDS,
-    defines: &["QUADS", "HALF", "SCALED"],
-};
+);
 
 /// Groups of four elements per invocation.
-const QUADS: usize = 4;
+const QUADS: u32 = 4;
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let variants = [[0, 0], [0, 1], [1, 0], [1, 1]];
-    vec![(&ADAMW, variants.map(|[half, scaled]| vec![QUADS as i64, half, scaled]).to_vec())]
+    vec![ADAMW.with_variants()]
 }
 
 /// Settings of the optimizer; the rates may change from step to step.
@@ -142,23 +149,24 @@ pub fn optimizer_step(
     lower.set_label("optimizer:adamw");
     for (chunk, len) in layout.chunks.iter().copied().enumerate() {
         let quads = len / 4;
-        let mut flat = |kind| Some(lower.flat(kind, chunk, len));
-        let bindings = [
-            flat(FlatKind::Weights),
-            flat(FlatKind::Grads),
-            flat(FlatKind::ExpAvg),
-            flat(FlatKind::ExpAvgSq),
-            flat(FlatKind::Ema(0)),
-            Some(hyper),
-            Some(norm),
-            (chunk < layout.packed).then(|| lower.flat(FlatKind::Half, chunk, len)),
+        let packed = chunk < layout.packed;
+        let mut flat = |kind| lower.flat(kind, chunk, len);
+        let bindings = named![
+            weights: flat(FlatKind::Weights),
+            grads: flat(FlatKind::Grads),
+            exp_avg: flat(FlatKind::ExpAvg),
+            exp_avg_sq: flat(FlatKind::ExpAvgSq),
+            ema: flat(FlatKind::Ema(0)),
+            hyper,
+            norm,
+            weights_half: packed.then(|| flat(FlatKind::Half)),
         ];
         lower.launch(Launch {
             kernel: &ADAMW,
-            defines: &[QUADS as i64, (chunk < layout.packed).into(), loss_scaled.into()],
-            params: bytemuck::bytes_of(&Params { quads: quads as u32 }),
+            defines: Defines { quads: QUADS, half: packed, scaled: loss_scaled },
+            params: Params { quads: quads as u32 },
             bindings: &bindings,
-            groups: (quads as u64).div_ceil(GROUP * QUADS as u64),
+            groups: (quads as u64).div_ceil(GROUP * u64::from(QUADS)),
             flops: 20 * len as u64,
         })?;
     }

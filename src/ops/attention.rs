@@ -25,9 +25,9 @@
 //! several invocations share the channels of the result.
 
 use super::{GROUP, LOOP_TURNS, cast};
-use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Target, TensorId, bucket};
-use crate::kernel::{Kernel, accumulate, read, read_write, write};
-use crate::{Error, Result, params};
+use crate::graph::{DType, Graph, Launch, Lower, NamedTensor, Node, Op, Target, TensorId, bucket};
+use crate::kernel::{Examples, Kernel, KernelOf, accumulate, read, read_write, write};
+use crate::{Error, Result, defines, named, params};
 
 params! {
     struct Params {
@@ -37,19 +37,83 @@ params! {
     }
 }
 
-static FORWARD: Kernel = Kernel {
-    name: "attention",
-    source: include_str!("../../shaders/attention.wgsl"),
-    bindings: &[read("qkv").half("HALF"), write("y").half("HALF"), write("lse")],
-    params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "UNI", "HALF"],
-};
+/// Channels of a head. The examples are those of the published networks, and some others.
+const HEADS: Examples<11> =
+    Examples { range: 1..=u32::MAX, listed: [16, 24, 32, 33, 64, 96, 128, 144, 192, 256, 512] };
 
-static BACKWARD_Q: Kernel = Kernel {
-    name: "attention_dq",
-    source: include_str!("../../shaders/attention_dq.wgsl"),
-    // dqkv counts as fully written: the launch that follows writes the rest.
-    bindings: &[
+/// Among how many invocations the examples' results are divided.
+const SLICES: Examples<8> = Examples { range: 1..=u32::MAX, listed: [1, 2, 3, 4, 5, 6, 8, 16] };
+
+defines! {
+    struct Defines {
+        vec: bool,
+        /// Channels of a head.
+        d: u32 in HEADS,
+        /// Rows that an invocation owns.
+        owned: u32 in OWNED,
+        /// Rows that it streams at a time.
+        streamed: u32 in STREAMED,
+        /// Owned rows stay in registers.
+        hold: bool,
+        /// Invocations that share the channels of a result.
+        slices: u32 in SLICES,
+        uni: bool,
+        half: bool,
+    }
+    where |v| v.exists()
+}
+
+defines! {
+    struct BackwardDefines {
+        vec: bool,
+        d: u32 in HEADS,
+        owned: u32 in OWNED,
+        streamed: u32 in STREAMED,
+        hold: bool,
+        slices: u32 in SLICES,
+        uni: bool,
+        half: bool,
+        acc: bool,
+    }
+    where |v| v.forward().exists()
+}
+
+impl Defines {
+    /// Whether some candidate cuts heads of this size up so. Only whole quads of channels
+    /// are loaded together or stored as half.
+    fn exists(self) -> bool {
+        let Defines { vec, d, owned, streamed, hold, slices, uni, half } = self;
+        let [owned, streamed, slices] = [owned, streamed, slices].map(|v| v as usize);
+        let tile = Some(Tile { owned, streamed, hold, slices });
+        CANDIDATES.iter().any(|c| c.tile(d as usize) == tile)
+            && vec == d.is_multiple_of(4)
+            && (vec || !(uni || half))
+    }
+
+    fn backward(self, acc: bool) -> BackwardDefines {
+        let Defines { vec, d, owned, streamed, hold, slices, uni, half } = self;
+        BackwardDefines { vec, d, owned, streamed, hold, slices, uni, half, acc }
+    }
+}
+
+impl BackwardDefines {
+    fn forward(self) -> Defines {
+        let BackwardDefines { vec, d, owned, streamed, hold, slices, uni, half, acc: _ } = self;
+        Defines { vec, d, owned, streamed, hold, slices, uni, half }
+    }
+}
+
+static FORWARD: KernelOf<Params, Defines> = KernelOf::new(
+    "attention",
+    include_str!("../../shaders/attention.wgsl"),
+    &[read("qkv").half("HALF"), write("y").half("HALF"), write("lse")],
+);
+
+/// dqkv counts as fully written: the launch that follows writes the rest.
+static BACKWARD_Q: KernelOf<Params, BackwardDefines> = KernelOf::new(
+    "attention_dq",
+    include_str!("../../shaders/attention_dq.wgsl"),
+    &[
         read("qkv").half("HALF"),
         read("y").half("HALF"),
         read("dy").half("HALF"),
@@ -57,49 +121,23 @@ static BACKWARD_Q: Kernel = Kernel {
         write("delta"),
         accumulate("dqkv").half("HALF"),
     ],
-    params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "UNI", "HALF", "ACC"],
-};
+);
 
-static BACKWARD_KV: Kernel = Kernel {
-    name: "attention_dkv",
-    source: include_str!("../../shaders/attention_dkv.wgsl"),
-    // dqkv is read_write in every variant: it keeps dq.
-    bindings: &[
+/// dqkv is read_write in every variant: it keeps dq.
+static BACKWARD_KV: KernelOf<Params, BackwardDefines> = KernelOf::new(
+    "attention_dkv",
+    include_str!("../../shaders/attention_dkv.wgsl"),
+    &[
         read("qkv").half("HALF"),
         read("dy").half("HALF"),
         read("lse"),
         read("delta"),
         read_write("dqkv").half("HALF"),
     ],
-    params: Params::FIELDS,
-    defines: &["VEC", "D", "TQ", "TK", "HOLD", "SLICES", "UNI", "HALF", "ACC"],
-};
-
-/// Head sizes that models of the reference use, and some that they do not.
-const LISTED_HEADS: [usize; 9] = [16, 24, 32, 33, 64, 96, 128, 192, 256];
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let mut variants = [Vec::new(), Vec::new(), Vec::new()];
-    for d in LISTED_HEADS {
-        for tile in CANDIDATES.iter().filter_map(|c| c.tile(d)) {
-            let on = 0..=i64::from(d.is_multiple_of(4));
-            for (uniform, half) in on.clone().flat_map(|u| on.clone().map(move |h| (u, h))) {
-                let of = |pass| tile.defines(pass, d, [uniform, half]);
-                variants[0].push(of(Pass::Forward));
-                for acc in [0, 1] {
-                    variants[1].push([of(Pass::Queries), vec![acc]].concat());
-                    variants[2].push([of(Pass::Keys), vec![acc]].concat());
-                }
-            }
-        }
-    }
-    for v in &mut variants {
-        v.sort();
-        v.dedup();
-    }
-    let [forward, dq, dkv] = variants;
-    vec![(&FORWARD, forward), (&BACKWARD_Q, dq), (&BACKWARD_KV, dkv)]
+    vec![FORWARD.with_variants(), BACKWARD_Q.with_variants(), BACKWARD_KV.with_variants()]
 }
 
 /// How the 3c channels of qkv are laid out; the sizes are the same, so a
@@ -122,20 +160,13 @@ struct Geometry {
     order: AttentionOrder,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    Queries,
-    Keys,
-}
-
 /// How the work of a pass is cut up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tile {
     /// Rows an invocation owns.
-    own: usize,
+    owned: usize,
     /// Rows it streams at a time.
-    block: usize,
+    streamed: usize,
     /// Whether its rows stay in registers.
     hold: bool,
     /// Invocations that share the channels of its result.
@@ -148,21 +179,25 @@ const HOLD_LIMIT: usize = 64;
 /// Channels of a larger head's result that one invocation forms.
 const SLICE: usize = 32;
 
+/// Rows owned and rows streamed at a time in [`CANDIDATES`].
+const OWNED: [u32; 3] = [1, 2, 4];
+const STREAMED: [u32; 5] = [1, 2, 4, 8, 16];
+
 /// A way to cut a pass up, by name.
 struct Candidate {
     name: &'static str,
-    own: usize,
-    block: usize,
+    owned: usize,
+    streamed: usize,
     hold: bool,
 }
 
 /// All ways. Names say rows owned x rows streamed at a time.
 const CANDIDATES: [Candidate; 9] = {
-    const fn rows(name: &'static str, own: usize, block: usize) -> Candidate {
-        Candidate { name, own, block, hold: true }
+    const fn rows(name: &'static str, owned: usize, streamed: usize) -> Candidate {
+        Candidate { name, owned, streamed, hold: true }
     }
-    const fn slices(name: &'static str, block: usize) -> Candidate {
-        Candidate { name, own: 1, block, hold: false }
+    const fn slices(name: &'static str, streamed: usize) -> Candidate {
+        Candidate { name, owned: 1, streamed, hold: false }
     }
     [
         rows("rows4x1", 4, 1),
@@ -183,12 +218,12 @@ impl Candidate {
     fn tile(&self, d: usize) -> Option<Tile> {
         let fits = match (self.hold, d) {
             (true, 0..=32) => true,
-            (true, 33..=HOLD_LIMIT) => self.own == 1,
+            (true, 33..=HOLD_LIMIT) => self.owned == 1,
             (true, _) => false,
             (false, _) => d > 32,
         };
         let slices = if self.hold { 1 } else { d.div_ceil(SLICE) };
-        fits.then_some(Tile { own: self.own, block: self.block, hold: self.hold, slices })
+        fits.then_some(Tile { owned: self.owned, streamed: self.streamed, hold: self.hold, slices })
     }
 }
 
@@ -199,25 +234,26 @@ impl Tile {
     fn of(d: usize, software: bool) -> Tile {
         match d {
             // Software drivers keep registers in memory anyway.
-            0..=32 if software => Tile { own: 4, block: 1, hold: true, slices: 1 },
-            0..=32 => Tile { own: 2, block: 1, hold: true, slices: 1 },
-            33..=HOLD_LIMIT => Tile { own: 1, block: 1, hold: true, slices: 1 },
-            _ => Tile { own: 1, block: 2, hold: false, slices: d.div_ceil(SLICE) },
+            0..=32 if software => Tile { owned: 4, streamed: 1, hold: true, slices: 1 },
+            0..=32 => Tile { owned: 2, streamed: 1, hold: true, slices: 1 },
+            33..=HOLD_LIMIT => Tile { owned: 1, streamed: 1, hold: true, slices: 1 },
+            _ => Tile { owned: 1, streamed: 2, hold: false, slices: d.div_ceil(SLICE) },
         }
     }
 
     /// The tile of a pass: [`Tile::of`], bounded, unless something else is asked for.
-    fn choose(lower: &mut Lower, op: &'static str, g: Geometry, half: i64) -> Tile {
+    fn choose(lower: &mut Lower, op: &'static str, g: Geometry, half: bool) -> Tile {
         let rule = Tile::of(g.d(), lower.caps.software).bounded(g);
-        // The loops of large heads are kept short, and a block no longer than that takes.
+        // The loops of large heads are kept short, with no more rows streamed at a time
+        // than that takes.
         let possible = |t: &Tile| {
-            *t == rule || t.hold || (t.turns(g) <= LOOP_TURNS && t.block <= 2 * rule.block)
+            *t == rule || t.hold || (t.turns(g) <= LOOP_TURNS && t.streamed <= 2 * rule.streamed)
         };
         let (names, tiles): (Vec<_>, Vec<_>) = CANDIDATES
             .iter()
             .filter_map(|c| Some((c.name, c.tile(g.d()).filter(possible)?)))
             .unzip();
-        let bits = if half == 0 { 32 } else { 16 };
+        let bits = if half { 16 } else { 32 };
         let key = [bucket(g.n * g.heads), bucket(g.tokens), g.d(), bits];
         let rule = tiles.iter().position(|t| *t == rule).unwrap_or(0);
         tiles[lower.choose(op, &key, &names, rule)]
@@ -225,20 +261,20 @@ impl Tile {
 
     /// Turns of all loops of a large head.
     fn turns(&self, g: Geometry) -> u64 {
-        (g.tokens.div_ceil(self.block) * (g.d().div_ceil(4) + 1)) as u64
+        (g.tokens.div_ceil(self.streamed) * (g.d().div_ceil(4) + 1)) as u64
     }
 
     /// The same with enough rows streamed at a time that the loops of a large
     /// head stay within what a driver turns.
     fn bounded(self, g: Geometry) -> Tile {
-        let with = |block| Tile { block, ..self };
-        let short = |block: &usize| with(*block).turns(g) <= LOOP_TURNS;
-        let block = [self.block, 4, 8, 16].into_iter().find(short);
-        if self.hold { self } else { with(block.unwrap_or(16)) }
+        let with = |streamed| Tile { streamed, ..self };
+        let short = |streamed: &usize| with(*streamed).turns(g) <= LOOP_TURNS;
+        let streamed = [self.streamed, 4, 8, 16].into_iter().find(short);
+        if self.hold { self } else { with(streamed.unwrap_or(16)) }
     }
 
     fn tiles(&self, g: Geometry) -> usize {
-        g.tokens.div_ceil(self.own)
+        g.tokens.div_ceil(self.owned)
     }
 
     /// Workgroups per head, image and slice.
@@ -250,14 +286,6 @@ impl Tile {
     fn tasks(&self, g: Geometry) -> usize {
         g.n * g.heads * self.slices * self.blocks(g)
     }
-
-    /// The defines that all three kernels begin with.
-    fn defines(&self, pass: Pass, d: usize, [uniform, half]: [i64; 2]) -> Vec<i64> {
-        let (tq, tk) =
-            if pass == Pass::Keys { (self.block, self.own) } else { (self.own, self.block) };
-        let sizes = [usize::from(d.is_multiple_of(4)), d, tq, tk, self.hold.into(), self.slices];
-        [&sizes.map(|v| v as i64)[..], &[uniform, half]].concat()
-    }
 }
 
 impl Geometry {
@@ -265,11 +293,24 @@ impl Geometry {
         self.channels / self.heads
     }
 
-    /// Whether a workgroup's lanes load what is streamed together, as a define.
-    fn uniform(&self, lower: &Lower) -> i64 {
+    /// Whether a workgroup's lanes load what is streamed together.
+    fn uniform(&self, lower: &Lower) -> bool {
         let fits = self.d().is_multiple_of(4) && self.tokens < 1 << 15;
         let elements = (self.n * self.tokens).saturating_mul(3 * self.channels);
-        i64::from(lower.caps.uniform_loads && fits && elements < 1 << 25)
+        lower.caps.uniform_loads && fits && elements < 1 << 25
+    }
+
+    fn defines(&self, lower: &Lower, tile: Tile, half: bool) -> Defines {
+        Defines {
+            vec: self.d().is_multiple_of(4),
+            d: self.d() as u32,
+            owned: tile.owned as u32,
+            streamed: tile.streamed as u32,
+            hold: tile.hold,
+            slices: tile.slices as u32,
+            uni: self.uniform(lower),
+            half,
+        }
     }
 
     fn params(&self, tile: Tile) -> Params {
@@ -321,7 +362,7 @@ pub fn attention(
         ));
     }
     let geometry = Geometry { n, tokens: h * w, channels: c3 / 3, heads, order };
-    let shapes: [&[usize]; 2] = [&[n, h, w, c3 / 3], &[n, heads, h * w]];
+    let outputs: [(_, &[usize]); 2] = [("y", &[n, h, w, c3 / 3]), ("lse", &[n, heads, h * w])];
     let dtype = g.dtype(qkv);
     if dtype == DType::F16 && !geometry.d().is_multiple_of(4) {
         // Heads that end within a stored quad of halves: rare, so not worth a kernel.
@@ -329,7 +370,31 @@ pub fn attention(
         let y = attention(g, wide, heads, order)?;
         return cast(g, y, dtype);
     }
-    Ok(g.push_as(Attention(geometry), &[qkv], &shapes, dtype)[0])
+    Ok(g.add_node_as(Attention(geometry), &named![qkv], &outputs, dtype)[0])
+}
+
+impl Attention {
+    /// Launches one of the two backward kernels, with `products` products of length d per
+    /// pair of tokens.
+    fn launch_backward(
+        &self,
+        lower: &mut Lower,
+        kernel: &'static KernelOf<Params, BackwardDefines>,
+        products: u64,
+        (half, add): (bool, bool),
+        bindings: &[NamedTensor],
+    ) -> Result<()> {
+        let g = self.0;
+        let tile = Tile::choose(lower, kernel.name, g, half);
+        lower.launch(Launch {
+            kernel,
+            defines: g.defines(lower, tile, half).backward(add),
+            params: g.params(tile),
+            bindings,
+            groups: tile.tasks(g) as u64,
+            flops: g.flops(products),
+        })
+    }
 }
 
 impl Op for Attention {
@@ -339,43 +404,30 @@ impl Op for Attention {
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let g = self.0;
-        let half = lower.half(node.inputs[0]);
+        let qkv = node.input("qkv")?;
+        let half = lower.is_half(qkv);
         let tile = Tile::choose(lower, FORWARD.name, g, half);
         lower.launch(Launch {
             kernel: &FORWARD,
-            defines: &tile.defines(Pass::Forward, g.d(), [g.uniform(lower), half]),
-            params: bytemuck::bytes_of(&g.params(tile)),
-            bindings: &[Some(node.inputs[0]), Some(node.outputs[0]), Some(node.outputs[1])],
+            defines: g.defines(lower, tile, half),
+            params: g.params(tile),
+            bindings: &named![qkv, y: node.output("y")?, lse: node.output("lse")?],
             groups: tile.tasks(g) as u64,
             flops: g.flops(2),
         })
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let (y, lse) = (node.outputs[0], node.outputs[1]);
+        let (y, lse) = (node.output("y")?, node.output("lse")?);
         let Some(dy) = lower.grad(y) else { return Ok(()) };
-        let qkv = node.inputs[0];
+        let qkv = node.input("qkv")?;
         let Some(Target { tensor: dqkv, add }) = lower.grad_target(qkv) else { return Ok(()) };
         let g = self.0;
         let delta = lower.temp("delta", &[g.n, g.heads, g.tokens]);
-        let passes: [(_, _, &[_], _); 2] = [
-            (Pass::Queries, &BACKWARD_Q, &[qkv, y, dy, lse, delta, dqkv], 3),
-            (Pass::Keys, &BACKWARD_KV, &[qkv, dy, lse, delta, dqkv], 4),
-        ];
-        for (pass, kernel, bindings, products) in passes {
-            let half = lower.half(qkv);
-            let tile = Tile::choose(lower, kernel.name, g, half);
-            let mut defines = tile.defines(pass, g.d(), [g.uniform(lower), half]);
-            defines.push(add.into());
-            lower.launch(Launch {
-                kernel,
-                defines: &defines,
-                params: bytemuck::bytes_of(&g.params(tile)),
-                bindings: &bindings.iter().map(|b| Some(*b)).collect::<Vec<_>>(),
-                groups: tile.tasks(g) as u64,
-                flops: g.flops(products),
-            })?;
-        }
-        Ok(())
+        let flags = (lower.is_half(qkv), add);
+        let bindings = named![qkv, y, dy, lse, delta, dqkv];
+        self.launch_backward(lower, &BACKWARD_Q, 3, flags, &bindings)?;
+        let bindings = named![qkv, dy, lse, delta, dqkv];
+        self.launch_backward(lower, &BACKWARD_KV, 4, flags, &bindings)
     }
 }

@@ -10,23 +10,26 @@ use super::groups;
 use crate::graph::{
     DType, FlatKind, Graph, Launch, Lower, Node, Op, ParamLayout, Target, TensorId,
 };
-use crate::kernel::{Kernel, accumulate, read};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read};
+use crate::{Error, Result, defines, named, params};
 
 params! {
     struct Params { len: u32 }
 }
 
-static CAST: Kernel = Kernel {
-    name: "cast",
-    source: include_str!("../../shaders/cast.wgsl"),
-    bindings: &[read("x").half("HALF_X"), accumulate("y").half("HALF_Y")],
-    params: Params::FIELDS,
-    defines: &["HALF_X", "HALF_Y", "ACC"],
-};
+defines! {
+    struct Defines { half_x: bool, half_y: bool, acc: bool }
+    where |d| d.half_x != d.half_y
+}
+
+static CAST: KernelOf<Params, Defines> = KernelOf::new(
+    "cast",
+    include_str!("../../shaders/cast.wgsl"),
+    &[read("x").half("HALF_X"), accumulate("y").half("HALF_Y")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&CAST, vec![vec![0, 1, 0], vec![0, 1, 1], vec![1, 0, 0], vec![1, 0, 1]])]
+    vec![CAST.with_variants()]
 }
 
 #[derive(Debug)]
@@ -50,16 +53,16 @@ pub fn cast(g: &mut Graph, x: TensorId, dtype: DType) -> Result<TensorId> {
         let detail = format!("{shape:?} cannot be stored as half, rows are no multiple of 4");
         return Err(Error::shape("cast", detail));
     }
-    Ok(g.push_as(Cast, &[x], &[&shape], dtype)[0])
+    Ok(g.add_node_as(Cast, &named![x], &[("y", &shape)], dtype)[0])
 }
 
 fn launch(lower: &mut Lower, x: TensorId, y: Target) -> Result<()> {
     let len = lower.shape(x).iter().product::<usize>();
     lower.launch(Launch {
         kernel: &CAST,
-        defines: &[lower.half(x), lower.half(y.tensor), y.add.into()],
-        params: bytemuck::bytes_of(&Params { len: len as u32 }),
-        bindings: &[Some(x), Some(y.tensor)],
+        defines: Defines { half_x: lower.is_half(x), half_y: lower.is_half(y.tensor), acc: y.add },
+        params: Params { len: len as u32 },
+        bindings: &named![x, y: y.tensor],
         groups: groups((len as u64).div_ceil(4)),
         flops: 0,
     })
@@ -71,12 +74,12 @@ impl Op for Cast {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        launch(lower, node.inputs[0], Target::assign(node.outputs[0]))
+        launch(lower, node.input("x")?, Target::assign(node.output("y")?))
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        match lower.grad_target(node.inputs[0]) {
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        match lower.grad_target(node.input("x")?) {
             Some(dx) => launch(lower, dy, dx),
             None => Ok(()),
         }

@@ -3,44 +3,52 @@
 //! Backward keeps nothing and splits dy; one launch writes both gradients
 //! unless they differ in whether they accumulate.
 
-use super::pixels::Blocks;
-use super::{VEC_HALF, groups};
+use super::groups;
+use super::pixels::PixelRuns;
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, accumulate, read, write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read, write};
+use crate::{Error, Result, defines, named, params};
 
 params! {
-    struct Params { len: u32, ca: u32, cb: u32, quads: u32, quads_a: u32, pixels: u32, blocks: u32 }
+    struct Params { len: u32, ca: u32, cb: u32, quads: u32, quads_a: u32, pixels: u32, runs: u32 }
 }
 
-static CONCAT: Kernel = Kernel {
-    name: "concat",
-    source: include_str!("../../shaders/concat.wgsl"),
-    bindings: &[read("a").half("HALF"), read("b").half("HALF"), write("y").half("HALF")],
-    params: Params::FIELDS,
-    defines: &["VEC", "HALF"],
-};
+defines! {
+    struct Defines { vec: bool, half: bool }
+    where |d| d.vec || !d.half
+}
 
-static SPLIT: Kernel = Kernel {
-    name: "concat_split",
-    source: include_str!("../../shaders/concat_split.wgsl"),
-    bindings: &[
+static CONCAT: KernelOf<Params, Defines> = KernelOf::new(
+    "concat",
+    include_str!("../../shaders/concat.wgsl"),
+    &[read("a").half("HALF"), read("b").half("HALF"), write("y").half("HALF")],
+);
+
+defines! {
+    struct SplitDefines {
+        vec: bool,
+        /// Forms the gradient of the first operand.
+        a: bool,
+        /// Forms the gradient of the second operand.
+        b: bool,
+        acc: bool,
+        half: bool,
+    }
+    where |d| (d.vec || !d.half) && (d.a || d.b)
+}
+
+static SPLIT: KernelOf<Params, SplitDefines> = KernelOf::new(
+    "concat_split",
+    include_str!("../../shaders/concat_split.wgsl"),
+    &[
         read("dy").half("HALF"),
         accumulate("da").when("A").half("HALF"),
         accumulate("db").when("B").half("HALF"),
     ],
-    params: Params::FIELDS,
-    defines: &["VEC", "A", "B", "ACC", "HALF"],
-};
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let mut split = Vec::new();
-    for [vec, half] in VEC_HALF {
-        for (a, b) in [(1, 0), (0, 1), (1, 1)] {
-            split.extend([0, 1].map(|acc| vec![vec, a, b, acc, half]));
-        }
-    }
-    vec![(&CONCAT, VEC_HALF.map(Vec::from).to_vec()), (&SPLIT, split)]
+    vec![CONCAT.with_variants(), SPLIT.with_variants()]
 }
 
 #[derive(Debug)]
@@ -64,7 +72,7 @@ pub fn concat(g: &mut Graph, a: TensorId, b: TensorId) -> Result<TensorId> {
     }
     let op = Concat { pixels: n * h * w, ca, cb };
     let dtype = g.same_dtype("concat", a, b)?;
-    Ok(g.push_as(op, &[a, b], &[&[n, h, w, ca + cb]], dtype)[0])
+    Ok(g.add_node_as(op, &named![a, b], &[("y", &[n, h, w, ca + cb])], dtype)[0])
 }
 
 impl Concat {
@@ -75,17 +83,17 @@ impl Concat {
     /// The uniform block and the number of workgroups.
     fn params(&self, lower: &Lower) -> (Params, u64) {
         let quads_a = self.ca.div_ceil(4);
-        let b = Blocks::new(lower, 1, self.pixels, quads_a + self.cb.div_ceil(4));
+        let runs = PixelRuns::new(lower, 1, self.pixels, quads_a + self.cb.div_ceil(4));
         let p = Params {
             len: self.pixels as u32,
             ca: self.ca as u32,
             cb: self.cb as u32,
-            quads: b.quads as u32,
+            quads: runs.quads as u32,
             quads_a: quads_a as u32,
-            pixels: b.pixels as u32,
-            blocks: b.blocks as u32,
+            pixels: runs.pixels as u32,
+            runs: runs.runs as u32,
         };
-        (p, groups(b.invocations as u64))
+        (p, groups(runs.invocations as u64))
     }
 
     fn split(
@@ -99,15 +107,15 @@ impl Concat {
         let (p, groups) = self.params(lower);
         lower.launch(Launch {
             kernel: &SPLIT,
-            defines: &[
-                self.vec().into(),
-                da.is_some().into(),
-                db.is_some().into(),
-                add.into(),
-                lower.half(dy),
-            ],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(dy), da, db],
+            defines: SplitDefines {
+                vec: self.vec(),
+                a: da.is_some(),
+                b: db.is_some(),
+                acc: add,
+                half: lower.is_half(dy),
+            },
+            params: p,
+            bindings: &named![dy, da, db],
             groups,
             flops: 0,
         })
@@ -123,17 +131,17 @@ impl Op for Concat {
         let (p, groups) = self.params(lower);
         lower.launch(Launch {
             kernel: &CONCAT,
-            defines: &[self.vec().into(), lower.half(node.outputs[0])],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(node.outputs[0])],
+            defines: Defines { vec: self.vec(), half: lower.is_half(node.output("y")?) },
+            params: p,
+            bindings: &named![a: node.input("a")?, b: node.input("b")?, y: node.output("y")?],
             groups,
             flops: 0,
         })
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let (a, b) = (node.inputs[0], node.inputs[1]);
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        let (a, b) = (node.input("a")?, node.input("b")?);
         // For concat(a, a) the second target is the first one, which adds.
         let da = lower.grad_target(a);
         let db = lower.grad_target(b);

@@ -14,11 +14,11 @@
 //! a classifier's guidance, the gradient of scale * log p(y | x) (Dhariwal and
 //! Nichol 2021, section 4).
 
-use super::blocks::expect;
+use super::quads::expect;
 use super::{LOOP_TURNS, groups};
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, accumulate, read, write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read, write};
+use crate::{Error, Result, defines, named, params};
 
 const OP: &str = "cross_entropy";
 
@@ -26,24 +26,28 @@ params! {
     struct Params { n: u32, k: u32 }
 }
 
-static FORWARD: Kernel = Kernel {
-    name: "cross_entropy",
-    source: include_str!("../../shaders/cross_entropy.wgsl"),
-    bindings: &[read("logits"), read("labels"), write("loss"), write("top1"), write("top5")],
-    params: Params::FIELDS,
-    defines: &["SUBGROUP"],
-};
+defines! {
+    struct Defines { subgroup: bool }
+}
 
-static BACKWARD: Kernel = Kernel {
-    name: "cross_entropy_backward",
-    source: include_str!("../../shaders/cross_entropy_backward.wgsl"),
-    bindings: &[read("logits"), read("labels"), read("loss"), read("dy"), accumulate("dlogits")],
-    params: Params::FIELDS,
-    defines: &["ACC"],
-};
+static FORWARD: KernelOf<Params, Defines> = KernelOf::new(
+    "cross_entropy",
+    include_str!("../../shaders/cross_entropy.wgsl"),
+    &[read("logits"), read("labels"), write("loss"), write("top1"), write("top5")],
+);
+
+defines! {
+    struct BackwardDefines { acc: bool }
+}
+
+static BACKWARD: KernelOf<Params, BackwardDefines> = KernelOf::new(
+    "cross_entropy_backward",
+    include_str!("../../shaders/cross_entropy_backward.wgsl"),
+    &[read("logits"), read("labels"), read("loss"), read("dy"), accumulate("dlogits")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&FORWARD, vec![vec![0], vec![1]]), (&BACKWARD, vec![vec![0], vec![1]])]
+    vec![FORWARD.with_variants(), BACKWARD.with_variants()]
 }
 
 /// What [`cross_entropy`] returns, each `[n]`.
@@ -74,7 +78,8 @@ pub fn cross_entropy(g: &mut Graph, logits: TensorId, labels: TensorId) -> Resul
         return Err(Error::shape(OP, format!("{n} rows of {k} classes")));
     }
     let op = CrossEntropyOp { params: Params { n: n as u32, k: k as u32 } };
-    let out = g.push(op, &[logits, labels], &[&[n], &[n], &[n]]);
+    let out =
+        g.add_node(op, &named![logits, labels], &[("loss", &[n]), ("top1", &[n]), ("top5", &[n])]);
     Ok(CrossEntropy { loss: out[0], top1: out[1], top5: out[2] })
 }
 
@@ -85,32 +90,36 @@ impl Op for CrossEntropyOp {
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let Params { n, k } = self.params;
-        let (i, o) = (&node.inputs, &node.outputs);
         lower.launch(Launch {
             kernel: &FORWARD,
-            defines: &[lower.caps.subgroups.into()],
-            params: bytemuck::bytes_of(&self.params),
-            bindings: &[Some(i[0]), Some(i[1]), Some(o[0]), Some(o[1]), Some(o[2])],
+            defines: Defines { subgroup: lower.caps.subgroups },
+            params: self.params,
+            bindings: &named![
+                logits: node.input("logits")?,
+                labels: node.input("labels")?,
+                loss: node.output("loss")?,
+                top1: node.output("top1")?,
+                top5: node.output("top5")?,
+            ],
             groups: n.into(),
             flops: 4 * u64::from(n) * u64::from(k),
         })
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let Some(dlogits) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
+        let Some(dy) = lower.grad(node.output("loss")?) else { return Ok(()) };
+        let Some(dlogits) = lower.grad_target(node.input("logits")?) else { return Ok(()) };
         let elements = u64::from(self.params.n) * u64::from(self.params.k);
-        let i = &node.inputs;
         lower.launch(Launch {
             kernel: &BACKWARD,
-            defines: &[dlogits.add.into()],
-            params: bytemuck::bytes_of(&self.params),
-            bindings: &[
-                Some(i[0]),
-                Some(i[1]),
-                Some(node.outputs[0]),
-                Some(dy),
-                Some(dlogits.tensor),
+            defines: BackwardDefines { acc: dlogits.add },
+            params: self.params,
+            bindings: &named![
+                logits: node.input("logits")?,
+                labels: node.input("labels")?,
+                loss: node.output("loss")?,
+                dy,
+                dlogits: dlogits.tensor,
             ],
             groups: groups(elements),
             flops: 4 * elements,

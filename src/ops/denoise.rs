@@ -25,12 +25,12 @@
 //! with the loop step in rng[2], or given. All coefficients come from a small
 //! tensor that the host writes before each step, so one plan serves them all.
 
-use super::blocks::{Blocks, expect};
 use super::gaussian::{RNG, no_gradient};
+use super::quads::{Quads, expect};
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Storage, TensorId};
-use crate::kernel::{Kernel, read, read_write, write};
+use crate::kernel::{Kernel, KernelOf, read, read_write, write};
 use crate::rng::STREAM_STEP;
-use crate::{Error, Result, params};
+use crate::{Error, Result, defines, named, params};
 use bytemuck::{Pod, Zeroable};
 
 const OP: &str = "denoise";
@@ -40,15 +40,32 @@ pub const DENOISE_COEFS: usize = 16;
 
 params! {
     struct Params {
-        n: u32, len: u32, blocks: u32, c: u32, wide: u32, stream: u32, learned: u32,
+        n: u32, len: u32, quads: u32, c: u32, wide: u32, stream: u32, learned: u32,
         unconditional: u32,
     }
 }
 
-static DENOISE: Kernel = Kernel {
-    name: "denoise",
-    source: include_str!("../../shaders/denoise.wgsl"),
-    bindings: &[
+defines! {
+    struct Defines {
+        vec: bool,
+        /// The prediction has more channels or more images than x.
+        wide: bool,
+        /// The noise is drawn.
+        drawn: bool,
+        /// The noise is an operand.
+        given: bool,
+        /// A classifier's gradient guides the step.
+        guided: bool,
+        /// The predicted clean image is wanted.
+        keep_x0: bool,
+    }
+    where |d| d.drawn != d.given
+}
+
+static DENOISE: KernelOf<Params, Defines> = KernelOf::new(
+    "denoise",
+    include_str!("../../shaders/denoise.wgsl"),
+    &[
         read_write("x"),
         read("prediction"),
         read("coefs"),
@@ -57,14 +74,10 @@ static DENOISE: Kernel = Kernel {
         read("gradient").when("GUIDED"),
         write("x0").when("KEEP_X0"),
     ],
-    params: Params::FIELDS,
-    defines: &["VEC", "WIDE", "DRAWN", "GIVEN", "GUIDED", "KEEP_X0"],
-};
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let bit = |i: i64, k: u32| (i >> k) & 1;
-    let variant = |i| vec![bit(i, 0), bit(i, 1), bit(i, 2), 1 - bit(i, 2), bit(i, 3), bit(i, 4)];
-    vec![(&DENOISE, (0..32).map(variant).collect())]
+    vec![DENOISE.with_variants()]
 }
 
 /// [`Update::kind`] of an ancestral (DDPM) step.
@@ -175,7 +188,7 @@ pub struct DenoiseInputs {
 #[derive(Debug)]
 struct Denoise {
     inputs: DenoiseInputs,
-    blocks: Blocks,
+    quads: Quads,
     c: u32,
     wide: u32,
 }
@@ -205,11 +218,12 @@ pub fn denoise(g: &mut Graph, inputs: DenoiseInputs, keep_x0: bool) -> Result<Op
     if g.tensors[x.index()].storage != Storage::Pinned {
         return Err(Error::Config("denoise: only an input can be updated in place".into()));
     }
-    let op = Denoise { inputs, blocks: Blocks::of(OP, &shape)?, c: c as u32, wide: wide as u32 };
-    let operands: Vec<_> =
-        [x, out, coefs, noise.unwrap_or(rng)].into_iter().chain(guidance).collect();
-    let outputs: &[&[usize]] = if keep_x0 { &[&shape] } else { &[] };
-    Ok(g.push(op, &operands, outputs).first().copied())
+    let op = Denoise { inputs, quads: Quads::of(OP, &shape)?, c: c as u32, wide: wide as u32 };
+    // What is given is not drawn.
+    let rng = if noise.is_some() { None } else { Some(rng) };
+    let operands = named![x, out, coefs, rng, noise, guidance];
+    let outputs: &[(_, &[usize])] = if keep_x0 { &[("x0", &shape)] } else { &[] };
+    Ok(g.add_node(op, &operands, outputs).first().copied())
 }
 
 impl Op for Denoise {
@@ -218,39 +232,43 @@ impl Op for Denoise {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Blocks { n, len, blocks } = self.blocks;
+        let Quads { n, len, quads } = self.quads;
         let Denoise { inputs, c, wide, .. } = *self;
         let p = Params {
             n,
             len,
-            blocks,
+            quads,
             c,
             wide,
             stream: STREAM_STEP,
             learned: (wide == 2 * c).into(),
             unconditional: inputs.unconditional.into(),
         };
-        let i = &node.inputs;
-        let given = inputs.noise.is_some();
-        let x0 = node.outputs.first().copied();
-        let wide = wide != c || inputs.unconditional;
-        let defines =
-            [self.blocks.vec(), wide, !given, given, inputs.guidance.is_some(), x0.is_some()];
+        let [noise, guidance] = ["noise", "guidance"].map(|name| node.optional_input(name));
+        let x0 = node.optional_output("x0");
+        let given = noise.is_some();
         lower.launch(Launch {
             kernel: &DENOISE,
-            defines: &defines.map(i64::from),
-            params: bytemuck::bytes_of(&p),
-            bindings: &[
-                Some(i[0]),
-                Some(i[1]),
-                Some(i[2]),
-                (!given).then_some(i[3]),
-                given.then_some(i[3]),
-                i.get(4).copied(),
+            defines: Defines {
+                vec: self.quads.vec(),
+                wide: wide != c || inputs.unconditional,
+                drawn: !given,
+                given,
+                guided: guidance.is_some(),
+                keep_x0: x0.is_some(),
+            },
+            params: p,
+            bindings: &named![
+                x: node.input("x")?,
+                prediction: node.input("out")?,
+                coefs: node.input("coefs")?,
+                rng: node.optional_input("rng"),
+                given: noise,
+                gradient: guidance,
                 x0,
             ],
-            groups: self.blocks.groups(),
-            flops: if given { 20 } else { 70 } * self.blocks.elements(),
+            groups: self.quads.groups(),
+            flops: if given { 20 } else { 70 } * self.quads.elements(),
         })
     }
 

@@ -4,33 +4,34 @@
 //! node), so backward runs the same kernel on dy and draws them again, and an
 //! image's mask does not depend on the batch it is in.
 
-use super::VEC_HALF;
-use super::blocks::{Blocks, expect};
+use super::quads::{Quads, expect};
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Target, TensorId};
-use crate::kernel::{Kernel, accumulate, read};
+use crate::kernel::{Kernel, KernelOf, accumulate, read};
 use crate::rng::dropout_stream;
-use crate::{Error, Result, params};
+use crate::{Error, Result, defines, named, params};
 
 params! {
-    struct Params { n: u32, len: u32, blocks: u32, stream: u32, probability: f32, scale: f32 }
+    struct Params { n: u32, len: u32, quads: u32, stream: u32, probability: f32, scale: f32 }
 }
 
-static KERNEL: Kernel = Kernel {
-    name: "dropout",
-    source: include_str!("../../shaders/dropout.wgsl"),
-    bindings: &[read("x").half("HALF"), read("rng"), accumulate("y").half("HALF")],
-    params: Params::FIELDS,
-    defines: &["VEC", "ACC", "HALF"],
-};
+defines! {
+    struct Defines { vec: bool, acc: bool, half: bool }
+    where |d| d.vec || !d.half
+}
+
+static KERNEL: KernelOf<Params, Defines> = KernelOf::new(
+    "dropout",
+    include_str!("../../shaders/dropout.wgsl"),
+    &[read("x").half("HALF"), read("rng"), accumulate("y").half("HALF")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let variants = VEC_HALF.map(|[vec, half]| [vec![vec, 0, half], vec![vec, 1, half]]);
-    vec![(&KERNEL, variants.concat())]
+    vec![KERNEL.with_variants()]
 }
 
 #[derive(Debug)]
 struct Dropout {
-    blocks: Blocks,
+    quads: Quads,
     probability: f32,
 }
 
@@ -50,17 +51,17 @@ pub fn dropout(g: &mut Graph, x: TensorId, p: f32, rng: TensorId) -> Result<Tens
     }
     expect(g, "dropout", "rng", rng, DType::U32, &[4])?;
     let (shape, dtype) = (g.shape(x).to_vec(), g.dtype(x));
-    let blocks = Blocks::of("dropout", &shape)?;
-    Ok(g.push_as(Dropout { blocks, probability: p }, &[x, rng], &[&shape], dtype)[0])
+    let op = Dropout { quads: Quads::of("dropout", &shape)?, probability: p };
+    Ok(g.add_node_as(op, &named![x, rng], &[("y", &shape)], dtype)[0])
 }
 
 impl Dropout {
     fn launch(&self, lower: &mut Lower, x: TensorId, rng: TensorId, y: Target) -> Result<()> {
-        let b = self.blocks;
+        let b = self.quads;
         let p = Params {
             n: b.n,
             len: b.len,
-            blocks: b.blocks,
+            quads: b.quads,
             // Networks have far fewer nodes than 65,536.
             stream: dropout_stream(lower.node_index() as u16),
             probability: self.probability,
@@ -68,9 +69,9 @@ impl Dropout {
         };
         lower.launch(Launch {
             kernel: &KERNEL,
-            defines: &[b.vec().into(), y.add.into(), lower.half(x)],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(x), Some(rng), Some(y.tensor)],
+            defines: Defines { vec: b.vec(), acc: y.add, half: lower.is_half(x) },
+            params: p,
+            bindings: &named![x, rng, y: y.tensor],
             groups: b.groups(),
             flops: b.elements(),
         })
@@ -83,13 +84,13 @@ impl Op for Dropout {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        self.launch(lower, node.inputs[0], node.inputs[1], Target::assign(node.outputs[0]))
+        self.launch(lower, node.input("x")?, node.input("rng")?, Target::assign(node.output("y")?))
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        match lower.grad_target(node.inputs[0]) {
-            Some(dx) => self.launch(lower, dy, node.inputs[1], dx),
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        match lower.grad_target(node.input("x")?) {
+            Some(dx) => self.launch(lower, dy, node.input("rng")?, dx),
             None => Ok(()),
         }
     }

@@ -8,25 +8,22 @@
 //! As there, nothing moves after a step that was skipped (infinite norm).
 
 use super::GROUP;
-use crate::Result;
 use crate::graph::{DType, FlatKind, Launch, Lower, ParamLayout, TensorId};
-use crate::kernel::{Kernel, read, read_write};
-use crate::params;
+use crate::kernel::{Kernel, KernelOf, read, read_write};
+use crate::{Result, named, params};
 
 params! {
     struct Params { quads: u32 }
 }
 
-static EMA: Kernel = Kernel {
-    name: "ema",
-    source: include_str!("../../shaders/ema.wgsl"),
-    bindings: &[read("weights"), read_write("ema"), read("rate"), read("norm")],
-    params: Params::FIELDS,
-    defines: &[],
-};
+static EMA: KernelOf<Params, ()> = KernelOf::new(
+    "ema",
+    include_str!("../../shaders/ema.wgsl"),
+    &[read("weights"), read_write("ema"), read("rate"), read("norm")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&EMA, vec![vec![]])]
+    vec![EMA.with_variants()]
 }
 
 /// Emits the update of average number `index` after the optimizer's step whose
@@ -44,9 +41,9 @@ pub fn ema(lower: &mut Lower, layout: &ParamLayout, index: u8, norm: TensorId) -
         let average = lower.flat(FlatKind::Ema(index), chunk, len);
         lower.launch(Launch {
             kernel: &EMA,
-            defines: &[],
-            params: bytemuck::bytes_of(&Params { quads: quads as u32 }),
-            bindings: &[Some(weights), Some(average), Some(rate), Some(norm)],
+            defines: (),
+            params: Params { quads: quads as u32 },
+            bindings: &named![weights, ema: average, rate, norm],
             groups: (quads as u64).div_ceil(GROUP),
             flops: 3 * len as u64,
         })?;

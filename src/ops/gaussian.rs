@@ -1,7 +1,7 @@
 //! Standard normal noise: y ~ N(0, 1), the starting point x_T of a sampler.
 //!
 //! Drawn by Philox and Box-Muller as laid out in [`crate::rng`]: element e of
-//! image i is lane e % 4 of the block with
+//! image i is lane e % 4 of the quad with
 //!
 //! ```text
 //! counter = (e / 4, rng[3] + i, rng[2], stream),   key = (rng[0], rng[1]),
@@ -10,27 +10,29 @@
 //! where e counts within the image in NHWC order. So an image's noise does not
 //! depend on the batch it lies in.
 
-use super::blocks::{Blocks, expect};
+use super::quads::{Quads, expect};
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, read, write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, read, write};
+use crate::{Error, Result, defines, named, params};
 
 const OP: &str = "gaussian";
 
 params! {
-    struct Params { n: u32, len: u32, blocks: u32, stream: u32 }
+    struct Params { n: u32, len: u32, quads: u32, stream: u32 }
 }
 
-static GAUSSIAN: Kernel = Kernel {
-    name: "gaussian",
-    source: include_str!("../../shaders/gaussian.wgsl"),
-    bindings: &[read("rng"), write("y")],
-    params: Params::FIELDS,
-    defines: &["VEC"],
-};
+defines! {
+    struct Defines { vec: bool }
+}
+
+static GAUSSIAN: KernelOf<Params, Defines> = KernelOf::new(
+    "gaussian",
+    include_str!("../../shaders/gaussian.wgsl"),
+    &[read("rng"), write("y")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&GAUSSIAN, vec![vec![1], vec![0]])]
+    vec![GAUSSIAN.with_variants()]
 }
 
 /// Extents of the random state that ops read: (seed low word, seed high word,
@@ -39,7 +41,7 @@ pub(super) const RNG: &[usize] = &[4];
 
 #[derive(Debug)]
 struct Gaussian {
-    blocks: Blocks,
+    quads: Quads,
     stream: u32,
 }
 
@@ -51,8 +53,8 @@ struct Gaussian {
 /// [`Error::Shape`] if `rng` is not u32 `[4]` or an extent is zero.
 pub fn gaussian(g: &mut Graph, shape: [usize; 4], rng: TensorId, stream: u32) -> Result<TensorId> {
     expect(g, OP, "rng", rng, DType::U32, RNG)?;
-    let blocks = Blocks::of(OP, &shape)?;
-    Ok(g.push(Gaussian { blocks, stream }, &[rng], &[&shape])[0])
+    let quads = Quads::of(OP, &shape)?;
+    Ok(g.add_node(Gaussian { quads, stream }, &named![rng], &[("y", &shape)])[0])
 }
 
 impl Op for Gaussian {
@@ -61,15 +63,15 @@ impl Op for Gaussian {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Blocks { n, len, blocks } = self.blocks;
-        let p = Params { n, len, blocks, stream: self.stream };
+        let Quads { n, len, quads } = self.quads;
+        let p = Params { n, len, quads, stream: self.stream };
         lower.launch(Launch {
             kernel: &GAUSSIAN,
-            defines: &[self.blocks.vec().into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(node.inputs[0]), Some(node.outputs[0])],
-            groups: self.blocks.groups(),
-            flops: 50 * self.blocks.elements(),
+            defines: Defines { vec: self.quads.vec() },
+            params: p,
+            bindings: &named![rng: node.input("rng")?, y: node.output("y")?],
+            groups: self.quads.groups(),
+            flops: 50 * self.quads.elements(),
         })
     }
 

@@ -10,10 +10,9 @@
 //! since a shader may be compiled as if infinities and NaNs did not exist.
 
 use super::loss_scale;
-use crate::Result;
 use crate::graph::{DType, FlatKind, Launch, Lower, ParamLayout, TensorId};
-use crate::kernel::{Kernel, accumulate, read, read_write, write};
-use crate::params;
+use crate::kernel::{Kernel, KernelOf, accumulate, read, read_write, write};
+use crate::{Result, defines, named, params};
 
 params! {
     struct Params { quads: u32, parts: u32 }
@@ -23,33 +22,44 @@ params! {
     struct TotalParams { parts: u32 }
 }
 
-static GRAD_NORM: Kernel = Kernel {
-    name: "grad_norm",
-    source: include_str!("../../shaders/grad_norm.wgsl"),
-    bindings: &[read("grads"), write("partial")],
-    params: Params::FIELDS,
-    defines: &["QUADS", "SUBGROUP"],
-};
+defines! {
+    struct Defines {
+        /// Groups of four elements per invocation.
+        quads: u32 in [QUADS],
+        subgroup: bool,
+    }
+}
 
-static GRAD_NORM_TOTAL: Kernel = Kernel {
-    name: "grad_norm_total",
-    source: include_str!("../../shaders/grad_norm_total.wgsl"),
-    bindings: &[read("partial"), accumulate("norm"), read_write("state").when("SCALED")],
-    params: TotalParams::FIELDS,
-    defines: &["ACC", "ROOT", "SCALED", "SUBGROUP"],
-};
+static GRAD_NORM: KernelOf<Params, Defines> = KernelOf::new(
+    "grad_norm",
+    include_str!("../../shaders/grad_norm.wgsl"),
+    &[read("grads"), write("partial")],
+);
+
+defines! {
+    struct TotalDefines {
+        acc: bool,
+        /// Takes the root, after the last chunk.
+        root: bool,
+        /// The gradients are those of a scaled loss; only where the root is taken.
+        scaled: bool,
+        subgroup: bool,
+    }
+    where |d| d.root || !d.scaled
+}
+
+static GRAD_NORM_TOTAL: KernelOf<TotalParams, TotalDefines> = KernelOf::new(
+    "grad_norm_total",
+    include_str!("../../shaders/grad_norm_total.wgsl"),
+    &[read("partial"), accumulate("norm"), read_write("state").when("SCALED")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let totals = [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]];
-    let with = |v: &[i64]| [0, 1].map(|subgroup| [v, &[subgroup]].concat());
-    vec![
-        (&GRAD_NORM, with(&[QUADS as i64]).to_vec()),
-        (&GRAD_NORM_TOTAL, totals.iter().flat_map(|v| with(v)).collect()),
-    ]
+    vec![GRAD_NORM.with_variants(), GRAD_NORM_TOTAL.with_variants()]
 }
 
 /// Groups of four elements that one workgroup adds.
-const QUADS: usize = 2048;
+const QUADS: u32 = 2048;
 
 /// Emits the norm of all gradients and returns it as a tensor `[1]` that the
 /// host can read: infinity where they overflowed, 0 without parameters.
@@ -69,13 +79,13 @@ pub(super) fn norm_of(lower: &mut Lower, layout: &ParamLayout, scaled: bool) -> 
     for (chunk, len) in layout.chunks.iter().copied().enumerate() {
         let grads = lower.flat(FlatKind::Grads, chunk, len);
         let quads = len / 4;
-        let parts = quads.div_ceil(QUADS);
+        let parts = quads.div_ceil(QUADS as usize);
         let partial = lower.temp("partial", &[parts]);
         lower.launch(Launch {
             kernel: &GRAD_NORM,
-            defines: &[QUADS as i64, lower.caps.subgroups.into()],
-            params: bytemuck::bytes_of(&Params { quads: quads as u32, parts: parts as u32 }),
-            bindings: &[Some(grads), Some(partial)],
+            defines: Defines { quads: QUADS, subgroup: lower.caps.subgroups },
+            params: Params { quads: quads as u32, parts: parts as u32 },
+            bindings: &named![grads, partial],
             groups: parts as u64,
             flops: 2 * len as u64,
         })?;
@@ -83,9 +93,14 @@ pub(super) fn norm_of(lower: &mut Lower, layout: &ParamLayout, scaled: bool) -> 
         let state = (last && scaled).then(|| loss_scale::state(lower));
         lower.launch(Launch {
             kernel: &GRAD_NORM_TOTAL,
-            defines: &[chunk > 0, last, state.is_some(), lower.caps.subgroups].map(i64::from),
-            params: bytemuck::bytes_of(&TotalParams { parts: parts as u32 }),
-            bindings: &[Some(partial), Some(norm), state],
+            defines: TotalDefines {
+                acc: chunk > 0,
+                root: last,
+                scaled: state.is_some(),
+                subgroup: lower.caps.subgroups,
+            },
+            params: TotalParams { parts: parts as u32 },
+            bindings: &named![partial, norm, state],
             groups: 1,
             flops: parts as u64,
         })?;

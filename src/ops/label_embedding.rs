@@ -5,31 +5,31 @@
 
 use super::groups;
 use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, TensorId};
-use crate::kernel::{Kernel, accumulate, read, write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read, write};
+use crate::{Error, Result, defines, named, params};
 
 params! {
     struct Params { n: u32, classes: u32, dim: u32 }
 }
 
-static FORWARD: Kernel = Kernel {
-    name: "label_embedding",
-    source: include_str!("../../shaders/label_embedding.wgsl"),
-    bindings: &[read("labels"), read("table"), write("y")],
-    params: Params::FIELDS,
-    defines: &[],
-};
+static FORWARD: KernelOf<Params, ()> = KernelOf::new(
+    "label_embedding",
+    include_str!("../../shaders/label_embedding.wgsl"),
+    &[read("labels"), read("table"), write("y")],
+);
 
-static BACKWARD: Kernel = Kernel {
-    name: "label_embedding_backward",
-    source: include_str!("../../shaders/label_embedding_backward.wgsl"),
-    bindings: &[read("labels"), read("dy"), accumulate("dtable")],
-    params: Params::FIELDS,
-    defines: &["ACC"],
-};
+defines! {
+    struct BackwardDefines { acc: bool }
+}
+
+static BACKWARD: KernelOf<Params, BackwardDefines> = KernelOf::new(
+    "label_embedding_backward",
+    include_str!("../../shaders/label_embedding_backward.wgsl"),
+    &[read("labels"), read("dy"), accumulate("dtable")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&FORWARD, vec![vec![]]), (&BACKWARD, vec![vec![0], vec![1]])]
+    vec![FORWARD.with_variants(), BACKWARD.with_variants()]
 }
 
 #[derive(Debug)]
@@ -52,14 +52,15 @@ pub fn label_embedding(
     if classes == 0 {
         return Err(Error::shape("label_embedding", "there are no classes"));
     }
-    let weight = g.param(ParamInfo {
+    let table = g.param(ParamInfo {
         name: "weight".into(),
         shape: vec![classes, dim],
         layout: FileLayout::Plain,
         init: Init::Normal,
     });
     let params = Params { n: n as u32, classes: classes as u32, dim: dim as u32 };
-    Ok(g.push(LabelEmbedding { params }, &[labels, weight], &[&[n, dim]])[0])
+    let op = LabelEmbedding { params };
+    Ok(g.add_node(op, &named![labels, table], &[("y", &[n, dim])])[0])
 }
 
 impl Op for LabelEmbedding {
@@ -71,23 +72,27 @@ impl Op for LabelEmbedding {
         let len = u64::from(self.params.n) * u64::from(self.params.dim);
         lower.launch(Launch {
             kernel: &FORWARD,
-            defines: &[],
-            params: bytemuck::bytes_of(&self.params),
-            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(node.outputs[0])],
+            defines: (),
+            params: self.params,
+            bindings: &named![
+                labels: node.input("labels")?,
+                table: node.input("table")?,
+                y: node.output("y")?,
+            ],
             groups: groups(len),
             flops: 0,
         })
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let Some(dtable) = lower.grad_target(node.inputs[1]) else { return Ok(()) };
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        let Some(dtable) = lower.grad_target(node.input("table")?) else { return Ok(()) };
         let len = u64::from(self.params.classes) * u64::from(self.params.dim);
         lower.launch(Launch {
             kernel: &BACKWARD,
-            defines: &[dtable.add.into()],
-            params: bytemuck::bytes_of(&self.params),
-            bindings: &[Some(node.inputs[0]), Some(dy), Some(dtable.tensor)],
+            defines: BackwardDefines { acc: dtable.add },
+            params: self.params,
+            bindings: &named![labels: node.input("labels")?, dy, dtable: dtable.tensor],
             groups: groups(len),
             flops: u64::from(self.params.n) * u64::from(self.params.dim),
         })

@@ -9,52 +9,61 @@
 //!     dpred   = dy[n] * 2 (pred - target) / e, zero in the further channels,
 //!     dtarget = -dpred in the target's channels.
 
-use super::blocks::{Blocks, expect};
+use super::quads::{Quads, expect};
 use super::sum_rows;
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Target, TensorId};
-use crate::kernel::{Kernel, accumulate, read, write};
-use crate::{Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read, write};
+use crate::{Result, defines, named, params};
 
 params! {
     struct Params {
-        n: u32, len: u32, blocks: u32, splits: u32, blocks_per_split: u32, c: u32, wide: u32, scale: f32,
+        n: u32, len: u32, quads: u32, splits: u32, quads_per_split: u32, c: u32, wide: u32,
+        scale: f32,
     }
 }
 
 params! {
     struct BackwardParams {
-        n: u32, len: u32, blocks: u32, c: u32, wide: u32, channels: u32, factor: f32,
+        n: u32, len: u32, quads: u32, c: u32, wide: u32, channels: u32, factor: f32,
     }
 }
 
-static MSE: Kernel = Kernel {
-    name: "mse",
-    source: include_str!("../../shaders/mse.wgsl"),
-    bindings: &[read("pred"), read("goal"), write("partial")],
-    params: Params::FIELDS,
-    defines: &["VEC", "WIDE", "SUBGROUP"],
-};
-
-static MSE_BACKWARD: Kernel = Kernel {
-    name: "mse_backward",
-    source: include_str!("../../shaders/mse_backward.wgsl"),
-    bindings: &[read("pred"), read("goal"), read("dy"), accumulate("d")],
-    params: BackwardParams::FIELDS,
-    defines: &["VEC", "ACC"],
-};
-
-pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let flags = |n| (0..1i64 << n).map(|bits| (0..n).map(|i| bits >> i & 1).collect()).collect();
-    vec![(&MSE, flags(3)), (&MSE_BACKWARD, flags(2))]
+defines! {
+    struct Defines {
+        vec: bool,
+        /// The prediction has more channels than the target.
+        wide: bool,
+        subgroup: bool,
+    }
 }
 
-/// Blocks of four elements per workgroup: an image of 64 x 64 x 3 takes one.
-const BLOCKS_PER_SPLIT: u32 = 4096;
+static MSE: KernelOf<Params, Defines> = KernelOf::new(
+    "mse",
+    include_str!("../../shaders/mse.wgsl"),
+    &[read("pred"), read("goal"), write("partial")],
+);
+
+defines! {
+    struct BackwardDefines { vec: bool, acc: bool }
+}
+
+static MSE_BACKWARD: KernelOf<BackwardParams, BackwardDefines> = KernelOf::new(
+    "mse_backward",
+    include_str!("../../shaders/mse_backward.wgsl"),
+    &[read("pred"), read("goal"), read("dy"), accumulate("d")],
+);
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    vec![MSE.with_variants(), MSE_BACKWARD.with_variants()]
+}
+
+/// Quads per workgroup: an image of 64 x 64 x 3 takes one.
+const QUADS_PER_SPLIT: u32 = 4096;
 
 #[derive(Debug)]
 struct Mse {
     /// Division of the target.
-    blocks: Blocks,
+    quads: Quads,
     c: u32,
     wide: u32,
 }
@@ -68,9 +77,9 @@ pub fn mse(g: &mut Graph, pred: TensorId, target: TensorId) -> Result<TensorId> 
     let [n, h, w, wide] = g.dims("mse", pred)?;
     let [.., c] = g.dims::<4>("mse", target)?;
     expect(g, "mse", "target", target, DType::F32, &[n, h, w, c.min(wide)])?;
-    let blocks = Blocks::of("mse", &[n, h, w, c])?;
-    let op = Mse { blocks, c: c as u32, wide: wide as u32 };
-    Ok(g.push(op, &[pred, target], &[&[n]])[0])
+    let quads = Quads::of("mse", &[n, h, w, c])?;
+    let op = Mse { quads, c: c as u32, wide: wide as u32 };
+    Ok(g.add_node(op, &named![pred, target], &[("y", &[n])])[0])
 }
 
 impl Mse {
@@ -86,23 +95,28 @@ impl Mse {
     ) -> Result<()> {
         let Mse { c, wide, .. } = *self;
         let shape = lower.shape(d.tensor).to_vec();
-        let blocks = Blocks::of("mse", &shape)?;
+        let quads = Quads::of("mse", &shape)?;
         let p = BackwardParams {
-            n: blocks.n,
-            len: blocks.len,
-            blocks: blocks.blocks,
+            n: quads.n,
+            len: quads.len,
+            quads: quads.quads,
             c,
             wide,
             channels,
-            factor: sign * 2.0 / self.blocks.len as f32,
+            factor: sign * 2.0 / self.quads.len as f32,
         };
         lower.launch(Launch {
             kernel: &MSE_BACKWARD,
-            defines: &[(blocks.vec() && wide == c).into(), d.add.into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(dy), Some(d.tensor)],
-            groups: blocks.groups(),
-            flops: 3 * blocks.elements(),
+            defines: BackwardDefines { vec: quads.vec() && wide == c, acc: d.add },
+            params: p,
+            bindings: &named![
+                pred: node.input("pred")?,
+                goal: node.input("target")?,
+                dy,
+                d: d.tensor,
+            ],
+            groups: quads.groups(),
+            flops: 3 * quads.elements(),
         })
     }
 }
@@ -113,28 +127,32 @@ impl Op for Mse {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Mse { blocks: Blocks { n, len, blocks }, c, wide } = *self;
-        let splits = blocks.div_ceil(BLOCKS_PER_SPLIT);
+        let Mse { quads: Quads { n, len, quads }, c, wide } = *self;
+        let splits = quads.div_ceil(QUADS_PER_SPLIT);
         let p = Params {
             n,
             len,
-            blocks,
+            quads,
             splits,
-            blocks_per_split: blocks.div_ceil(splits),
+            quads_per_split: quads.div_ceil(splits),
             c,
             wide,
             scale: 1.0 / len as f32,
         };
-        let y = node.outputs[0];
+        let y = node.output("y")?;
         let [rows, columns] = [n as usize, splits as usize];
         let partial = if splits == 1 { y } else { lower.temp("partial", &[rows, columns]) };
         lower.launch(Launch {
             kernel: &MSE,
-            defines: &[self.blocks.vec(), wide != c, lower.caps.subgroups].map(i64::from),
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(partial)],
+            defines: Defines {
+                vec: self.quads.vec(),
+                wide: wide != c,
+                subgroup: lower.caps.subgroups,
+            },
+            params: p,
+            bindings: &named![pred: node.input("pred")?, goal: node.input("target")?, partial],
             groups: u64::from(n) * u64::from(splits),
-            flops: 3 * self.blocks.elements(),
+            flops: 3 * self.quads.elements(),
         })?;
         match splits {
             1 => Ok(()),
@@ -143,11 +161,11 @@ impl Op for Mse {
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        if let Some(dpred) = lower.grad_target(node.inputs[0]) {
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        if let Some(dpred) = lower.grad_target(node.input("pred")?) {
             self.launch_backward(lower, node, dy, (self.wide, 1.0), dpred)?;
         }
-        match lower.grad_target(node.inputs[1]) {
+        match lower.grad_target(node.input("target")?) {
             Some(dtarget) => self.launch_backward(lower, node, dy, (self.c, -1.0), dtarget),
             None => Ok(()),
         }

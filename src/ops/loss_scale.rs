@@ -17,25 +17,22 @@
 //! on, and no step waits for the host.
 
 use super::groups;
-use crate::Result;
 use crate::graph::{FlatKind, Launch, Lower, TensorId};
-use crate::kernel::{Kernel, read, write};
-use crate::params;
+use crate::kernel::{Kernel, KernelOf, read, write};
+use crate::{Result, named, params};
 
 params! {
     struct Params { len: u32 }
 }
 
-static LOSS_SCALE: Kernel = Kernel {
-    name: "loss_scale",
-    source: include_str!("../../shaders/loss_scale.wgsl"),
-    bindings: &[read("x"), read("state"), write("y")],
-    params: Params::FIELDS,
-    defines: &[],
-};
+static LOSS_SCALE: KernelOf<Params, ()> = KernelOf::new(
+    "loss_scale",
+    include_str!("../../shaders/loss_scale.wgsl"),
+    &[read("x"), read("state"), write("y")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&LOSS_SCALE, vec![vec![]])]
+    vec![LOSS_SCALE.with_variants()]
 }
 
 /// The state of the loss scale.
@@ -89,9 +86,9 @@ pub fn loss_scale(lower: &mut Lower, seed: TensorId) -> Result<TensorId> {
     let len = shape.iter().product::<usize>();
     lower.launch(Launch {
         kernel: &LOSS_SCALE,
-        defines: &[],
-        params: bytemuck::bytes_of(&Params { len: len as u32 }),
-        bindings: &[Some(seed), Some(state), Some(y)],
+        defines: (),
+        params: Params { len: len as u32 },
+        bindings: &named![x: seed, state, y],
         groups: groups(len as u64),
         flops: len as u64,
     })?;

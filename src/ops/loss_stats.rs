@@ -12,8 +12,8 @@
 
 use super::LOOP_TURNS;
 use crate::graph::{Launch, Lower, TensorId};
-use crate::kernel::{Kernel, read, read_write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, read, read_write};
+use crate::{Error, Result, defines, named, params};
 
 /// Sums of a term: over all images, and over each quarter of the schedule.
 pub const LOSS_STATS: usize = 5;
@@ -22,21 +22,18 @@ params! {
     struct Params { n: u32 }
 }
 
-static STATS: Kernel = Kernel {
-    name: "loss_stats",
-    source: include_str!("../../shaders/loss_stats.wgsl"),
-    bindings: &[
-        read("term"),
-        read("weights").when("WEIGHTED"),
-        read("quartile"),
-        read_write("sums"),
-    ],
-    params: Params::FIELDS,
-    defines: &["WEIGHTED"],
-};
+defines! {
+    struct Defines { weighted: bool }
+}
+
+static STATS: KernelOf<Params, Defines> = KernelOf::new(
+    "loss_stats",
+    include_str!("../../shaders/loss_stats.wgsl"),
+    &[read("term"), read("weights").when("WEIGHTED"), read("quartile"), read_write("sums")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&STATS, vec![vec![0], vec![1]])]
+    vec![STATS.with_variants()]
 }
 
 /// Adds `term` `[n]`, times `weights` `[n]` if given, into `sums`
@@ -66,9 +63,9 @@ pub fn loss_stats(
     }
     lower.launch(Launch {
         kernel: &STATS,
-        defines: &[weights.is_some().into()],
-        params: bytemuck::bytes_of(&Params { n: n as u32 }),
-        bindings: &[Some(term), weights, Some(quartile), Some(sums)],
+        defines: Defines { weighted: weights.is_some() },
+        params: Params { n: n as u32 },
+        bindings: &named![term, weights, quartile, sums],
         groups: 1,
         flops: (LOSS_STATS * n) as u64,
     })

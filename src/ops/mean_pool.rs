@@ -10,11 +10,11 @@
 //! A GPU with few images gets the pixels split over more workgroups, and a
 //! second dispatch that adds the parts.
 
-use super::pixels::{Blocks, wanted_invocations};
+use super::pixels::{PixelRuns, memory_bound_invocations};
 use super::{GROUP, LOOP_TURNS, groups};
-use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, accumulate, read};
-use crate::{Error, Result, params};
+use crate::graph::{Graph, Launch, Lower, NamedTensor, Node, Op, TensorId};
+use crate::kernel::{Kernel, KernelOf, accumulate, read};
+use crate::{Error, Result, defines, named, params};
 
 params! {
     struct Params {
@@ -25,32 +25,31 @@ params! {
 
 params! {
     struct BackwardParams {
-        n: u32, rows: u32, c: u32, quads: u32, pixels: u32, blocks: u32,
+        n: u32, rows: u32, c: u32, quads: u32, pixels: u32, runs: u32,
         wide: u32, offset: u32, scale: f32,
     }
 }
 
+defines! {
+    struct Defines { vec: bool, acc: bool }
+}
+
 /// Without ACC the first of several launches counts as writing all of y, with
 /// it the later ones keep what is there.
-static MEAN: Kernel = Kernel {
-    name: "mean_pool",
-    source: include_str!("../../shaders/mean_pool.wgsl"),
-    bindings: &[read("x"), accumulate("y")],
-    params: Params::FIELDS,
-    defines: &["VEC", "ACC"],
-};
+static MEAN: KernelOf<Params, Defines> = KernelOf::new(
+    "mean_pool",
+    include_str!("../../shaders/mean_pool.wgsl"),
+    &[read("x"), accumulate("y")],
+);
 
-static BACKWARD: Kernel = Kernel {
-    name: "mean_pool_backward",
-    source: include_str!("../../shaders/mean_pool_backward.wgsl"),
-    bindings: &[read("dy"), accumulate("dx")],
-    params: BackwardParams::FIELDS,
-    defines: &["VEC", "ACC"],
-};
+static BACKWARD: KernelOf<BackwardParams, Defines> = KernelOf::new(
+    "mean_pool_backward",
+    include_str!("../../shaders/mean_pool_backward.wgsl"),
+    &[read("dy"), accumulate("dx")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let variants: Vec<_> = (0..4).map(|bits| vec![bits & 1, bits >> 1]).collect();
-    vec![(&MEAN, variants.clone()), (&BACKWARD, variants)]
+    vec![MEAN.with_variants(), BACKWARD.with_variants()]
 }
 
 /// Channels of a workgroup, and its invocations that share each of them.
@@ -98,7 +97,8 @@ pub fn mean_features(g: &mut Graph, maps: &[TensorId]) -> Result<TensorId> {
         parts.push(Part { rows: h * w, c, offset: wide });
         wide += c;
     }
-    Ok(g.push(MeanPool { n, wide, parts }, maps, &[&[n, wide]])[0])
+    let maps: Vec<NamedTensor> = maps.iter().map(|x| ("map", Some(*x))).collect();
+    Ok(g.add_node(MeanPool { n, wide, parts }, &maps, &[("y", &[n, wide])])[0])
 }
 
 impl MeanPool {
@@ -129,9 +129,9 @@ impl MeanPool {
         let vec = [part.c, wide, offset].iter().all(|extent| extent.is_multiple_of(4));
         lower.launch(Launch {
             kernel: &MEAN,
-            defines: &[vec.into(), keep.into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(x), Some(y)],
+            defines: Defines { vec, acc: keep },
+            params: p,
+            bindings: &named![x, y],
             groups: (self.n * splits * windows) as u64,
             flops: (self.n * part.rows * part.c) as u64,
         })
@@ -142,7 +142,7 @@ impl MeanPool {
         // software driver repay its second dispatch.
         let least = if lower.caps.software { 1024 * LANES } else { 8 * LANES };
         let workgroups = self.n * part.c.div_ceil(WINDOW);
-        let wanted = wanted_invocations(lower).div_ceil(GROUP as usize * workgroups);
+        let wanted = memory_bound_invocations(lower).div_ceil(GROUP as usize * workgroups);
         let most_rows = LOOP_TURNS as usize * LANES;
         wanted.min(part.rows / least).max(part.rows.div_ceil(most_rows))
     }
@@ -154,7 +154,7 @@ impl Op for MeanPool {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let y = node.outputs[0];
+        let y = node.output("y")?;
         for (i, (part, x)) in self.parts.iter().zip(&node.inputs).enumerate() {
             let splits = self.splits(lower, *part);
             let scale = 1.0 / part.rows as f32;
@@ -171,17 +171,17 @@ impl Op for MeanPool {
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
         for (part, x) in self.parts.iter().zip(&node.inputs) {
             let Some(dx) = lower.grad_target(*x) else { continue };
-            let b = Blocks::new(lower, self.n, part.rows, part.c.div_ceil(4));
+            let runs = PixelRuns::new(lower, self.n, part.rows, part.c.div_ceil(4));
             let p = BackwardParams {
                 n: self.n as u32,
                 rows: part.rows as u32,
                 c: part.c as u32,
-                quads: b.quads as u32,
-                pixels: b.pixels as u32,
-                blocks: b.blocks as u32,
+                quads: runs.quads as u32,
+                pixels: runs.pixels as u32,
+                runs: runs.runs as u32,
                 wide: self.wide as u32,
                 offset: part.offset as u32,
                 scale: 1.0 / part.rows as f32,
@@ -189,10 +189,10 @@ impl Op for MeanPool {
             let vec = [part.c, self.wide, part.offset].iter().all(|e| e.is_multiple_of(4));
             lower.launch(Launch {
                 kernel: &BACKWARD,
-                defines: &[vec.into(), dx.add.into()],
-                params: bytemuck::bytes_of(&p),
-                bindings: &[Some(dy), Some(dx.tensor)],
-                groups: groups(b.invocations as u64),
+                defines: Defines { vec, acc: dx.add },
+                params: p,
+                bindings: &named![dy, dx: dx.tensor],
+                groups: groups(runs.invocations as u64),
                 flops: (self.n * part.rows * part.c) as u64,
             })?;
         }

@@ -5,7 +5,6 @@
 mod adamw;
 mod add;
 mod attention;
-mod blocks;
 mod cast;
 mod concat;
 mod conv2d;
@@ -25,6 +24,7 @@ mod mean_pool;
 mod pixels;
 mod pool_tokens;
 mod q_sample;
+mod quads;
 mod relu;
 mod repeat;
 mod resample;
@@ -65,8 +65,8 @@ pub use timestep_embedding::timestep_embedding;
 pub use vlb::{VLB_COEFS, VlbOptions, likelihood_terms, vlb};
 
 use crate::graph::{Launch, Lower, Target, TensorId};
-use crate::kernel::Kernel;
-use crate::{Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read};
+use crate::{Result, defines, named, params};
 
 /// Invocations per workgroup of the one-dimensional kernels.
 pub(crate) const GROUP: u64 = 64;
@@ -74,9 +74,6 @@ pub(crate) const GROUP: u64 = 64;
 /// Loop turns that an invocation may take, nested loops included: llvmpipe of
 /// Mesa 22.3 silently leaves all loops after 65,535 turns.
 pub(crate) const LOOP_TURNS: u64 = 32_768;
-
-/// Values of the defines VEC and HALF: scalars, `vec4`s, halves (always in fours).
-pub(crate) const VEC_HALF: [[i64; 2]; 3] = [[0, 0], [1, 0], [1, 1]];
 
 /// Workgroups for `invocations`.
 pub(crate) fn groups(invocations: u64) -> u64 {
@@ -114,7 +111,7 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(grad_norm::kernels());
     all.extend(adamw::kernels());
     all.extend(ema::kernels());
-    all.push((&SUM_ROWS, vec![vec![0, 0], vec![1, 0], vec![0, 1], vec![1, 1]]));
+    all.push(SUM_ROWS.with_variants());
     all
 }
 
@@ -122,13 +119,15 @@ params! {
     struct SumRowsParams { batch: u32, rows: u32, channels: u32 }
 }
 
-static SUM_ROWS: Kernel = Kernel {
-    name: "sum_rows",
-    source: include_str!("../../shaders/sum_rows.wgsl"),
-    bindings: &[crate::kernel::read("x").half("HALF_X"), crate::kernel::accumulate("y")],
-    params: SumRowsParams::FIELDS,
-    defines: &["ACC", "HALF_X"],
-};
+defines! {
+    struct SumRowsDefines { acc: bool, half_x: bool }
+}
+
+static SUM_ROWS: KernelOf<SumRowsParams, SumRowsDefines> = KernelOf::new(
+    "sum_rows",
+    include_str!("../../shaders/sum_rows.wgsl"),
+    &[read("x").half("HALF_X"), accumulate("y")],
+);
 
 /// Adds `x` [batch, rows, channels] over its rows into `y` [batch, channels];
 /// long columns in two stages.
@@ -160,9 +159,9 @@ fn launch_sum_rows(
     let p = SumRowsParams { batch: batch as u32, rows: rows as u32, channels: channels as u32 };
     lower.launch(Launch {
         kernel: &SUM_ROWS,
-        defines: &[y.add.into(), lower.half(x)],
-        params: bytemuck::bytes_of(&p),
-        bindings: &[Some(x), Some(y.tensor)],
+        defines: SumRowsDefines { acc: y.add, half_x: lower.is_half(x) },
+        params: p,
+        bindings: &named![x, y: y.tensor],
         groups: groups((batch * channels) as u64),
         flops: (batch * rows * channels) as u64,
     })

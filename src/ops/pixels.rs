@@ -6,9 +6,9 @@
 use super::GROUP;
 use crate::graph::Lower;
 
-/// Invocations that keep a device busy; a software driver needs a few
-/// workgroups per core, a GPU thousands of invocations.
-pub(super) fn wanted_invocations(lower: &Lower) -> usize {
+/// Invocations that keep a device busy where memory bounds a kernel; a software driver
+/// needs a few workgroups per core, a GPU thousands of invocations.
+pub(super) fn memory_bound_invocations(lower: &Lower) -> usize {
     (if lower.caps.software { 16 * GROUP } else { 512 * GROUP }) as usize
 }
 
@@ -16,28 +16,28 @@ pub(super) fn wanted_invocations(lower: &Lower) -> usize {
 /// a software driver, where a workgroup has its cost, otherwise up to `most`.
 pub(super) fn share(lower: &Lower, work: usize, most: usize) -> usize {
     let most = if lower.caps.software { 32 } else { most };
-    (work / wanted_invocations(lower)).clamp(1, most)
+    (work / memory_bound_invocations(lower)).clamp(1, most)
 }
 
-/// How an image's pixels are dealt to invocations.
+/// How an image's pixels are dealt to invocations, in runs of consecutive ones.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Blocks {
+pub(super) struct PixelRuns {
     /// Channel quads.
     pub quads: usize,
-    /// Pixels per invocation.
+    /// Pixels of a run.
     pub pixels: usize,
-    /// Blocks of that many pixels per row.
-    pub blocks: usize,
-    /// Invocations in all.
+    /// Runs of a row, the last one possibly short.
+    pub runs: usize,
+    /// Invocations in all: one for each run and quad.
     pub invocations: usize,
 }
 
-impl Blocks {
+impl PixelRuns {
     /// Deals out `rows` times `pixels` pixels of `quads` channel quads; no
-    /// block crosses a row.
+    /// run crosses a row.
     pub fn new(lower: &Lower, rows: usize, pixels: usize, quads: usize) -> Self {
         let each = share(lower, rows * pixels * quads, 4).min(pixels.max(1));
-        let blocks = pixels.div_ceil(each);
-        Blocks { quads, pixels: each, blocks, invocations: rows * blocks * quads }
+        let runs = pixels.div_ceil(each);
+        PixelRuns { quads, pixels: each, runs, invocations: rows * runs * quads }
     }
 }

@@ -14,11 +14,11 @@
 //! and zero elsewhere.
 
 use super::mean_pool::{LANES, WINDOW};
-use super::pixels::Blocks;
+use super::pixels::PixelRuns;
 use super::{LOOP_TURNS, groups, sum_rows};
 use crate::graph::{FileLayout, Graph, Init, Launch, Lower, Node, Op, ParamInfo, Target, TensorId};
-use crate::kernel::{Kernel, accumulate, read, write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read, write};
+use crate::{Error, Result, defines, named, params};
 
 params! {
     struct Params { n: u32, positions: u32, c: u32, windows: u32 }
@@ -26,7 +26,7 @@ params! {
 
 params! {
     struct BackwardParams {
-        n: u32, positions: u32, c: u32, quads: u32, pixels: u32, blocks: u32,
+        n: u32, positions: u32, c: u32, quads: u32, pixels: u32, runs: u32,
     }
 }
 
@@ -34,37 +34,39 @@ params! {
     struct FirstParams { n: u32, tokens: u32, c: u32, quads: u32 }
 }
 
-static FORWARD: Kernel = Kernel {
-    name: "pool_tokens",
-    source: include_str!("../../shaders/pool_tokens.wgsl"),
-    bindings: &[read("x"), read("positional"), write("y")],
-    params: Params::FIELDS,
-    defines: &["VEC"],
-};
+defines! {
+    struct Defines { vec: bool }
+}
 
-static BACKWARD: Kernel = Kernel {
-    name: "pool_tokens_backward",
-    source: include_str!("../../shaders/pool_tokens_backward.wgsl"),
-    bindings: &[read("dy"), accumulate("dx")],
-    params: BackwardParams::FIELDS,
-    defines: &["VEC", "ACC"],
-};
+static FORWARD: KernelOf<Params, Defines> = KernelOf::new(
+    "pool_tokens",
+    include_str!("../../shaders/pool_tokens.wgsl"),
+    &[read("x"), read("positional"), write("y")],
+);
 
-static FIRST: Kernel = Kernel {
-    name: "first_token",
-    source: include_str!("../../shaders/first_token.wgsl"),
-    bindings: &[read("x"), accumulate("y")],
-    params: FirstParams::FIELDS,
-    defines: &["VEC", "BACKWARD", "ACC"],
-};
+defines! {
+    struct BackwardDefines { vec: bool, acc: bool }
+}
+
+static BACKWARD: KernelOf<BackwardParams, BackwardDefines> = KernelOf::new(
+    "pool_tokens_backward",
+    include_str!("../../shaders/pool_tokens_backward.wgsl"),
+    &[read("dy"), accumulate("dx")],
+);
+
+defines! {
+    struct FirstDefines { vec: bool, backward: bool, acc: bool }
+    where |d| d.backward || !d.acc
+}
+
+static FIRST: KernelOf<FirstParams, FirstDefines> = KernelOf::new(
+    "first_token",
+    include_str!("../../shaders/first_token.wgsl"),
+    &[read("x"), accumulate("y")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let first = [0, 1].map(|v| [vec![v, 0, 0], vec![v, 1, 0], vec![v, 1, 1]]);
-    vec![
-        (&FORWARD, vec![vec![0], vec![1]]),
-        (&BACKWARD, (0..4).map(|bits| vec![bits & 1, bits >> 1]).collect()),
-        (&FIRST, first.concat()),
-    ]
+    vec![FORWARD.with_variants(), BACKWARD.with_variants(), FIRST.with_variants()]
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +97,7 @@ pub fn pool_tokens(g: &mut Graph, x: TensorId) -> Result<TensorId> {
         init: Init::NormalTimes(1.0 / (c as f32).sqrt()),
     });
     let op = PoolTokens { n, positions, c };
-    Ok(g.push(op, &[x, positional], &[&[n, 1 + positions, 1, c]])[0])
+    Ok(g.add_node(op, &named![x, positional], &[("y", &[n, 1 + positions, 1, c])])[0])
 }
 
 impl Op for PoolTokens {
@@ -110,36 +112,40 @@ impl Op for PoolTokens {
         let p = Params { n: images, positions: at, c: channels, windows: w };
         lower.launch(Launch {
             kernel: &FORWARD,
-            defines: &[c.is_multiple_of(4).into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(node.inputs[0]), Some(node.inputs[1]), Some(node.outputs[0])],
+            defines: Defines { vec: c.is_multiple_of(4) },
+            params: p,
+            bindings: &named![
+                x: node.input("x")?,
+                positional: node.input("positional")?,
+                y: node.output("y")?,
+            ],
             groups: (n * windows) as u64,
             flops: 2 * (n * positions * c) as u64,
         })
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
         let PoolTokens { n, positions, c } = *self;
-        if let Some(dpositional) = lower.grad_target(node.inputs[1]) {
+        if let Some(dpositional) = lower.grad_target(node.input("positional")?) {
             sum_rows(lower, dy, [1, n, (1 + positions) * c], dpositional)?;
         }
-        let Some(dx) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
-        let b = Blocks::new(lower, n, positions, c.div_ceil(4));
+        let Some(dx) = lower.grad_target(node.input("x")?) else { return Ok(()) };
+        let runs = PixelRuns::new(lower, n, positions, c.div_ceil(4));
         let p = BackwardParams {
             n: n as u32,
             positions: positions as u32,
             c: c as u32,
-            quads: b.quads as u32,
-            pixels: b.pixels as u32,
-            blocks: b.blocks as u32,
+            quads: runs.quads as u32,
+            pixels: runs.pixels as u32,
+            runs: runs.runs as u32,
         };
         lower.launch(Launch {
             kernel: &BACKWARD,
-            defines: &[c.is_multiple_of(4).into(), dx.add.into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(dy), Some(dx.tensor)],
-            groups: groups(b.invocations as u64),
+            defines: BackwardDefines { vec: c.is_multiple_of(4), acc: dx.add },
+            params: p,
+            bindings: &named![dy, dx: dx.tensor],
+            groups: groups(runs.invocations as u64),
             flops: 2 * (n * positions * c) as u64,
         })
     }
@@ -161,7 +167,7 @@ pub fn first_token(g: &mut Graph, x: TensorId) -> Result<TensorId> {
     if n * h * w * c == 0 {
         return Err(Error::shape("first_token", format!("{:?} is empty", g.shape(x))));
     }
-    Ok(g.push(FirstToken { n, tokens: h * w, c }, &[x], &[&[n, c]])[0])
+    Ok(g.add_node(FirstToken { n, tokens: h * w, c }, &named![x], &[("y", &[n, c])])[0])
 }
 
 impl FirstToken {
@@ -172,9 +178,9 @@ impl FirstToken {
         let rows = if backward && !y.add { self.n * self.tokens } else { self.n };
         lower.launch(Launch {
             kernel: &FIRST,
-            defines: &[self.c.is_multiple_of(4).into(), backward.into(), y.add.into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(x), Some(y.tensor)],
+            defines: FirstDefines { vec: self.c.is_multiple_of(4), backward, acc: y.add },
+            params: p,
+            bindings: &named![x, y: y.tensor],
             groups: groups((rows * quads) as u64),
             flops: 0,
         })
@@ -187,12 +193,12 @@ impl Op for FirstToken {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        self.launch(lower, node.inputs[0], Target::assign(node.outputs[0]), false)
+        self.launch(lower, node.input("x")?, Target::assign(node.output("y")?), false)
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        match lower.grad_target(node.inputs[0]) {
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        match lower.grad_target(node.input("x")?) {
             Some(dx) => self.launch(lower, dy, dx, true),
             None => Ok(()),
         }

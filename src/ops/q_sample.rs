@@ -10,24 +10,34 @@
 //! [`q_sample_with`] is given it. Neither has a gradient: the image and the
 //! noise are data.
 
-use super::blocks::{Blocks, expect};
 use super::gaussian::{RNG, no_gradient};
-use crate::Result;
+use super::quads::{Quads, expect};
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, read, write};
-use crate::params;
+use crate::kernel::{Kernel, KernelOf, read, write};
 use crate::rng::STREAM_NOISE_TRAIN;
+use crate::{Result, defines, named, params};
 
 const OP: &str = "q_sample";
 
 params! {
-    struct Params { n: u32, len: u32, blocks: u32, stream: u32 }
+    struct Params { n: u32, len: u32, quads: u32, stream: u32 }
 }
 
-static Q_SAMPLE: Kernel = Kernel {
-    name: "q_sample",
-    source: include_str!("../../shaders/q_sample.wgsl"),
-    bindings: &[
+defines! {
+    struct Defines {
+        vec: bool,
+        /// The noise is drawn, and handed out.
+        drawn: bool,
+        /// The noise is an operand.
+        given: bool,
+    }
+    where |d| d.drawn != d.given
+}
+
+static Q_SAMPLE: KernelOf<Params, Defines> = KernelOf::new(
+    "q_sample",
+    include_str!("../../shaders/q_sample.wgsl"),
+    &[
         read("x0"),
         read("coefs"),
         read("rng").when("DRAWN"),
@@ -35,17 +45,15 @@ static Q_SAMPLE: Kernel = Kernel {
         write("noise").when("DRAWN"),
         write("x_t"),
     ],
-    params: Params::FIELDS,
-    defines: &["VEC", "DRAWN", "GIVEN"],
-};
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&Q_SAMPLE, vec![vec![1, 1, 0], vec![0, 1, 0], vec![1, 0, 1], vec![0, 0, 1]])]
+    vec![Q_SAMPLE.with_variants()]
 }
 
 #[derive(Debug)]
 struct QSample {
-    blocks: Blocks,
+    quads: Quads,
     given: bool,
 }
 
@@ -70,8 +78,8 @@ pub fn q_sample(
 ) -> Result<(TensorId, TensorId)> {
     let shape = checked(g, x0, coefs)?;
     expect(g, OP, "rng", rng, DType::U32, RNG)?;
-    let op = QSample { blocks: Blocks::of(OP, &shape)?, given: false };
-    let out = g.push(op, &[x0, coefs, rng], &[&shape, &shape]);
+    let op = QSample { quads: Quads::of(OP, &shape)?, given: false };
+    let out = g.add_node(op, &named![x0, coefs, rng], &[("x_t", &shape), ("noise", &shape)]);
     Ok((out[0], out[1]))
 }
 
@@ -87,8 +95,8 @@ pub fn q_sample_with(
 ) -> Result<TensorId> {
     let shape = checked(g, x0, coefs)?;
     expect(g, OP, "noise", noise, DType::F32, &shape)?;
-    let op = QSample { blocks: Blocks::of(OP, &shape)?, given: true };
-    Ok(g.push(op, &[x0, coefs, noise], &[&shape])[0])
+    let op = QSample { quads: Quads::of(OP, &shape)?, given: true };
+    Ok(g.add_node(op, &named![x0, coefs, given: noise], &[("x_t", &shape)])[0])
 }
 
 impl Op for QSample {
@@ -97,24 +105,22 @@ impl Op for QSample {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Blocks { n, len, blocks } = self.blocks;
-        let p = Params { n, len, blocks, stream: STREAM_NOISE_TRAIN };
-        let third = Some(node.inputs[2]);
-        let (rng, given) = if self.given { (None, third) } else { (third, None) };
+        let Quads { n, len, quads } = self.quads;
+        let p = Params { n, len, quads, stream: STREAM_NOISE_TRAIN };
         lower.launch(Launch {
             kernel: &Q_SAMPLE,
-            defines: &[self.blocks.vec().into(), (!self.given).into(), self.given.into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[
-                Some(node.inputs[0]),
-                Some(node.inputs[1]),
-                rng,
-                given,
-                node.outputs.get(1).copied(),
-                Some(node.outputs[0]),
+            defines: Defines { vec: self.quads.vec(), drawn: !self.given, given: self.given },
+            params: p,
+            bindings: &named![
+                x0: node.input("x0")?,
+                coefs: node.input("coefs")?,
+                rng: node.optional_input("rng"),
+                given: node.optional_input("given"),
+                noise: node.optional_output("noise"),
+                x_t: node.output("x_t")?,
             ],
-            groups: self.blocks.groups(),
-            flops: if self.given { 3 } else { 53 } * self.blocks.elements(),
+            groups: self.quads.groups(),
+            flops: if self.given { 3 } else { 53 } * self.quads.elements(),
         })
     }
 

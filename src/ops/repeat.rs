@@ -7,11 +7,11 @@
 //!
 //! Backward adds the copies' gradients: dx[i] = sum over k of dy[k * n + i].
 
-use super::blocks::expect;
+use super::quads::expect;
 use super::{LOOP_TURNS, groups, sum_rows};
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, read, write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, read, write};
+use crate::{Error, Result, named, params};
 
 const OP: &str = "repeat_batch";
 
@@ -19,16 +19,11 @@ params! {
     struct Params { len: u32, times: u32 }
 }
 
-static REPEAT: Kernel = Kernel {
-    name: "repeat",
-    source: include_str!("../../shaders/repeat.wgsl"),
-    bindings: &[read("x"), write("y")],
-    params: Params::FIELDS,
-    defines: &[],
-};
+static REPEAT: KernelOf<Params, ()> =
+    KernelOf::new("repeat", include_str!("../../shaders/repeat.wgsl"), &[read("x"), write("y")]);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&REPEAT, vec![vec![]])]
+    vec![REPEAT.with_variants()]
 }
 
 #[derive(Debug)]
@@ -51,7 +46,7 @@ pub fn repeat_batch(g: &mut Graph, x: TensorId, times: usize) -> Result<TensorId
     }
     shape[0] *= times;
     let op = Repeat { params: Params { len: len as u32, times: times as u32 } };
-    Ok(g.push(op, &[x], &[&shape])[0])
+    Ok(g.add_node(op, &named![x], &[("y", &shape)])[0])
 }
 
 impl Op for Repeat {
@@ -62,17 +57,17 @@ impl Op for Repeat {
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         lower.launch(Launch {
             kernel: &REPEAT,
-            defines: &[],
-            params: bytemuck::bytes_of(&self.params),
-            bindings: &[Some(node.inputs[0]), Some(node.outputs[0])],
+            defines: (),
+            params: self.params,
+            bindings: &named![x: node.input("x")?, y: node.output("y")?],
             groups: groups(u64::from(self.params.len).div_ceil(4)),
             flops: 0,
         })
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let Some(dx) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        let Some(dx) = lower.grad_target(node.input("x")?) else { return Ok(()) };
         let Params { len, times } = self.params;
         sum_rows(lower, dy, [1, times as usize, len as usize], dx)
     }

@@ -10,27 +10,35 @@
 //! both directions: `spread` writes a pixel to four places, `gather` adds
 //! four pixels. Backward keeps nothing.
 
-use super::pixels::Blocks;
-use super::{VEC_HALF, groups};
+use super::groups;
+use super::pixels::PixelRuns;
 use crate::graph::{Graph, Launch, Lower, Node, Op, Target, TensorId};
-use crate::kernel::{Kernel, accumulate, read};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read};
+use crate::{Error, Result, defines, named, params};
 
 params! {
-    struct Params { rows: u32, w: u32, c: u32, quads: u32, pixels: u32, blocks: u32, factor: f32 }
+    struct Params { rows: u32, w: u32, c: u32, quads: u32, pixels: u32, runs: u32, factor: f32 }
 }
 
-static RESAMPLE: Kernel = Kernel {
-    name: "resample",
-    source: include_str!("../../shaders/resample.wgsl"),
-    bindings: &[read("x").half("HALF"), accumulate("y").half("HALF")],
-    params: Params::FIELDS,
-    defines: &["VEC", "SPREAD", "ACC", "HALF"],
-};
+defines! {
+    struct Defines {
+        vec: bool,
+        /// Writes a pixel to four places; without it four pixels are added.
+        spread: bool,
+        acc: bool,
+        half: bool,
+    }
+    where |d| d.vec || !d.half
+}
+
+static RESAMPLE: KernelOf<Params, Defines> = KernelOf::new(
+    "resample",
+    include_str!("../../shaders/resample.wgsl"),
+    &[read("x").half("HALF"), accumulate("y").half("HALF")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let of = |[vec, half]: [i64; 2]| (0..4).map(move |b| vec![vec, b & 1, b >> 1, half]);
-    vec![(&RESAMPLE, VEC_HALF.into_iter().flat_map(of).collect())]
+    vec![RESAMPLE.with_variants()]
 }
 
 #[derive(Debug)]
@@ -45,7 +53,7 @@ struct Resample {
 pub fn upsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
     let [n, h, w, c] = g.dims("upsample2", x)?;
     let dtype = g.dtype(x);
-    Ok(g.push_as(Resample { up: true }, &[x], &[&[n, 2 * h, 2 * w, c]], dtype)[0])
+    Ok(g.add_node_as(Resample { up: true }, &named![x], &[("y", &[n, 2 * h, 2 * w, c])], dtype)[0])
 }
 
 /// 2x2 averages: `x` [n, h, w, c] to [n, h/2, w/2, c].
@@ -59,7 +67,7 @@ pub fn downsample2(g: &mut Graph, x: TensorId) -> Result<TensorId> {
         return Err(Error::shape("downsample2", detail));
     }
     let dtype = g.dtype(x);
-    Ok(g.push_as(Resample { up: false }, &[x], &[&[n, h / 2, w / 2, c]], dtype)[0])
+    Ok(g.add_node_as(Resample { up: false }, &named![x], &[("y", &[n, h / 2, w / 2, c])], dtype)[0])
 }
 
 /// Spreads x over y (twice its height and width) or gathers x into y (half).
@@ -67,22 +75,22 @@ fn launch(lower: &mut Lower, x: TensorId, y: Target, spread: bool, factor: f32) 
     let small = lower.shape(if spread { x } else { y.tensor });
     let [rows, w, c] = [small[0] * small[1], small[2], small[3]];
     let len = rows * w * c;
-    let b = Blocks::new(lower, rows, w, c.div_ceil(4));
+    let runs = PixelRuns::new(lower, rows, w, c.div_ceil(4));
     let p = Params {
         rows: rows as u32,
         w: w as u32,
         c: c as u32,
-        quads: b.quads as u32,
-        pixels: b.pixels as u32,
-        blocks: b.blocks as u32,
+        quads: runs.quads as u32,
+        pixels: runs.pixels as u32,
+        runs: runs.runs as u32,
         factor,
     };
     lower.launch(Launch {
         kernel: &RESAMPLE,
-        defines: &[c.is_multiple_of(4).into(), spread.into(), y.add.into(), lower.half(x)],
-        params: bytemuck::bytes_of(&p),
-        bindings: &[Some(x), Some(y.tensor)],
-        groups: groups(b.invocations as u64),
+        defines: Defines { vec: c.is_multiple_of(4), spread, acc: y.add, half: lower.is_half(x) },
+        params: p,
+        bindings: &named![x, y: y.tensor],
+        groups: groups(runs.invocations as u64),
         flops: 4 * len as u64,
     })
 }
@@ -94,13 +102,13 @@ impl Op for Resample {
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
         let factor = if self.up { 1.0 } else { 0.25 };
-        launch(lower, node.inputs[0], Target::assign(node.outputs[0]), self.up, factor)
+        launch(lower, node.input("x")?, Target::assign(node.output("y")?), self.up, factor)
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
         let factor = if self.up { 1.0 } else { 0.25 };
-        match lower.grad_target(node.inputs[0]) {
+        match lower.grad_target(node.input("x")?) {
             Some(dx) => launch(lower, dy, dx, !self.up, factor),
             None => Ok(()),
         }

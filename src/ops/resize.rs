@@ -20,8 +20,8 @@
 
 use super::{LOOP_TURNS, groups};
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, read, write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, read, write};
+use crate::{Error, Result, defines, named, params};
 
 params! {
     struct Params {
@@ -29,16 +29,19 @@ params! {
     }
 }
 
-static RESIZE: Kernel = Kernel {
-    name: "resize",
-    source: include_str!("../../shaders/resize.wgsl"),
-    bindings: &[read("x"), write("y")],
-    params: Params::FIELDS,
-    defines: &["VEC", "AREA"],
-};
+defines! {
+    struct Defines {
+        vec: bool,
+        /// Means of areas; without it bilinear.
+        area: bool,
+    }
+}
+
+static RESIZE: KernelOf<Params, Defines> =
+    KernelOf::new("resize", include_str!("../../shaders/resize.wgsl"), &[read("x"), write("y")]);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&RESIZE, (0..4).map(|bits| vec![bits & 1, bits >> 1]).collect())]
+    vec![RESIZE.with_variants()]
 }
 
 #[derive(Debug)]
@@ -89,7 +92,7 @@ fn resize(g: &mut Graph, x: TensorId, [oh, ow]: [usize; 2], area: bool) -> Resul
     if [h, w] == [oh, ow] {
         return Ok(x);
     }
-    Ok(g.push(op, &[x], &[&[n, oh, ow, c]])[0])
+    Ok(g.add_node(op, &named![x], &[("y", &[n, oh, ow, c])])[0])
 }
 
 impl Op for Resize {
@@ -98,7 +101,7 @@ impl Op for Resize {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let (x, y) = (node.inputs[0], node.outputs[0]);
+        let (x, y) = (node.input("x")?, node.output("y")?);
         let [h, w] = [1, 2].map(|axis| lower.shape(x)[axis]);
         let [n, oh, ow, c] = [0, 1, 2, 3].map(|axis| lower.shape(y)[axis]);
         let (len, quads) = (n * oh * ow * c, c.div_ceil(4));
@@ -114,9 +117,9 @@ impl Op for Resize {
         let touched = if self.area { n * h * w * c } else { 6 * len };
         lower.launch(Launch {
             kernel: &RESIZE,
-            defines: &[c.is_multiple_of(4).into(), self.area.into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(x), Some(y)],
+            defines: Defines { vec: c.is_multiple_of(4), area: self.area },
+            params: p,
+            bindings: &named![x, y],
             groups: groups((n * oh * ow * quads) as u64),
             flops: touched as u64,
         })

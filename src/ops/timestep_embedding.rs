@@ -8,8 +8,8 @@
 
 use super::groups;
 use crate::graph::{Graph, Launch, Lower, Node, Op, TensorId};
-use crate::kernel::{Kernel, read, write};
-use crate::{Error, Result, params};
+use crate::kernel::{Kernel, KernelOf, read, write};
+use crate::{Error, Result, named, params};
 
 /// Powers of q = 10000^(-1/half): q^(2^k) for the bits of i.
 const POWERS: usize = 12;
@@ -22,16 +22,14 @@ params! {
     }
 }
 
-static KERNEL: Kernel = Kernel {
-    name: "timestep_embedding",
-    source: include_str!("../../shaders/timestep_embedding.wgsl"),
-    bindings: &[read("t"), write("y")],
-    params: Params::FIELDS,
-    defines: &[],
-};
+static KERNEL: KernelOf<Params, ()> = KernelOf::new(
+    "timestep_embedding",
+    include_str!("../../shaders/timestep_embedding.wgsl"),
+    &[read("t"), write("y")],
+);
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    vec![(&KERNEL, vec![vec![]])]
+    vec![KERNEL.with_variants()]
 }
 
 #[derive(Debug)]
@@ -70,7 +68,7 @@ pub fn timestep_embedding(g: &mut Graph, t: TensorId, dim: usize) -> Result<Tens
         q10: q(10),
         q11: q(11),
     };
-    Ok(g.push(TimestepEmbedding { params }, &[t], &[&[n, dim]])[0])
+    Ok(g.add_node(TimestepEmbedding { params }, &named![t], &[("y", &[n, dim])])[0])
 }
 
 impl Op for TimestepEmbedding {
@@ -82,9 +80,9 @@ impl Op for TimestepEmbedding {
         let len = u64::from(self.params.n) * u64::from(self.params.dim);
         lower.launch(Launch {
             kernel: &KERNEL,
-            defines: &[],
-            params: bytemuck::bytes_of(&self.params),
-            bindings: &[Some(node.inputs[0]), Some(node.outputs[0])],
+            defines: (),
+            params: self.params,
+            bindings: &named![t: node.input("t")?, y: node.output("y")?],
             groups: groups(len),
             flops: 4 * len,
         })

@@ -40,34 +40,45 @@
 //! variance channels alone (where the mean is trained by another loss; Nichol
 //! and Dhariwal 2021, section 3.1). Backward keeps the inputs and recomputes.
 
-use super::blocks::{Blocks, expect};
 use super::gaussian::no_gradient;
+use super::quads::{Quads, expect};
 use super::sum_rows;
 use crate::graph::{DType, Graph, Launch, Lower, Node, Op, Target, TensorId};
-use crate::kernel::{Kernel, accumulate, read, write};
-use crate::{Result, params};
+use crate::kernel::{Kernel, KernelOf, accumulate, read, write};
+use crate::{Result, defines, named, params};
 
 /// Coefficients of one image's term of the variational bound.
 pub const VLB_COEFS: usize = 8;
 
 params! {
     struct Params {
-        n: u32, len: u32, blocks: u32, splits: u32, blocks_per_split: u32, c: u32, wide: u32,
+        n: u32, len: u32, quads: u32, splits: u32, quads_per_split: u32, c: u32, wide: u32,
         predicts_x0: u32, clip: u32, scale: f32,
     }
 }
 
 params! {
     struct BackwardParams {
-        n: u32, len: u32, blocks: u32, c: u32, wide: u32,
+        n: u32, len: u32, quads: u32, c: u32, wide: u32,
         predicts_x0: u32, clip: u32, mean_gradient: u32, scale: f32,
     }
 }
 
-static VLB: Kernel = Kernel {
-    name: "vlb",
-    source: include_str!("../../shaders/vlb.wgsl"),
-    bindings: &[
+defines! {
+    struct Defines {
+        vec: bool,
+        /// The variance is learned.
+        learned: bool,
+        /// Squared errors are formed too.
+        likelihood: bool,
+        subgroup: bool,
+    }
+}
+
+static VLB: KernelOf<Params, Defines> = KernelOf::new(
+    "vlb",
+    include_str!("../../shaders/vlb.wgsl"),
+    &[
         read("out"),
         read("x0"),
         read("x_t"),
@@ -75,32 +86,24 @@ static VLB: Kernel = Kernel {
         read("noise").when("LIKELIHOOD"),
         write("partial"),
     ],
-    params: Params::FIELDS,
-    defines: &["VEC", "LEARNED", "LIKELIHOOD", "SUBGROUP"],
-};
+);
 
-static VLB_BACKWARD: Kernel = Kernel {
-    name: "vlb_backward",
-    source: include_str!("../../shaders/vlb_backward.wgsl"),
-    bindings: &[
-        read("out"),
-        read("x0"),
-        read("x_t"),
-        read("coefs"),
-        read("dy"),
-        accumulate("dout"),
-    ],
-    params: BackwardParams::FIELDS,
-    defines: &["VEC", "LEARNED", "ACC"],
-};
-
-pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let flags = |n| (0..1i64 << n).map(|bits| (0..n).map(|i| bits >> i & 1).collect()).collect();
-    vec![(&VLB, flags(4)), (&VLB_BACKWARD, flags(3))]
+defines! {
+    struct BackwardDefines { vec: bool, learned: bool, acc: bool }
 }
 
-/// Blocks of four elements per workgroup: an image of 64 x 64 x 3 takes one.
-const BLOCKS_PER_SPLIT: u32 = 4096;
+static VLB_BACKWARD: KernelOf<BackwardParams, BackwardDefines> = KernelOf::new(
+    "vlb_backward",
+    include_str!("../../shaders/vlb_backward.wgsl"),
+    &[read("out"), read("x0"), read("x_t"), read("coefs"), read("dy"), accumulate("dout")],
+);
+
+pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
+    vec![VLB.with_variants(), VLB_BACKWARD.with_variants()]
+}
+
+/// Quads per workgroup: an image of 64 x 64 x 3 takes one.
+const QUADS_PER_SPLIT: u32 = 4096;
 
 /// What the network predicts and how the bound is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +121,7 @@ pub struct VlbOptions {
 #[derive(Debug)]
 struct Vlb {
     /// Division of the image.
-    blocks: Blocks,
+    quads: Quads,
     c: u32,
     options: VlbOptions,
     /// Whether the squared errors are wanted too.
@@ -131,7 +134,7 @@ fn checked(
     op: &'static str,
     [out, x0, x_t, coefs]: [TensorId; 4],
     options: VlbOptions,
-) -> Result<(Blocks, [usize; 4])> {
+) -> Result<(Quads, [usize; 4])> {
     let shape = g.dims::<4>(op, x0)?;
     let [n, h, w, c] = shape;
     let wide = if options.learned { 2 * c } else { c };
@@ -139,7 +142,7 @@ fn checked(
     expect(g, op, "x_t", x_t, DType::F32, &shape)?;
     expect(g, op, "out", out, DType::F32, &[n, h, w, wide])?;
     expect(g, op, "coefs", coefs, DType::F32, &[n, VLB_COEFS])?;
-    Ok((Blocks::of(op, &shape)?, shape))
+    Ok((Quads::of(op, &shape)?, shape))
 }
 
 /// The term of the variational bound of each image, `[n]`, in bits per
@@ -159,9 +162,9 @@ pub fn vlb(
     coefs: TensorId,
     options: VlbOptions,
 ) -> Result<TensorId> {
-    let (blocks, [n, .., c]) = checked(g, "vlb", [out, x0, x_t, coefs], options)?;
-    let op = Vlb { blocks, c: c as u32, options, likelihood: false };
-    Ok(g.push(op, &[out, x0, x_t, coefs], &[&[n]])[0])
+    let (quads, [n, .., c]) = checked(g, "vlb", [out, x0, x_t, coefs], options)?;
+    let op = Vlb { quads, c: c as u32, options, likelihood: false };
+    Ok(g.add_node(op, &named![out, x0, x_t, coefs], &[("y", &[n])])[0])
 }
 
 /// As [`vlb`], and how far the prediction is off: [n, 3] with the term in bits
@@ -181,10 +184,10 @@ pub fn likelihood_terms(
     options: VlbOptions,
 ) -> Result<TensorId> {
     const OP: &str = "likelihood_terms";
-    let (blocks, shape) = checked(g, OP, [out, x0, x_t, coefs], options)?;
+    let (quads, shape) = checked(g, OP, [out, x0, x_t, coefs], options)?;
     expect(g, OP, "noise", noise, DType::F32, &shape)?;
-    let op = Vlb { blocks, c: shape[3] as u32, options, likelihood: true };
-    Ok(g.push(op, &[out, x0, x_t, coefs, noise], &[&[shape[0], 3]])[0])
+    let op = Vlb { quads, c: shape[3] as u32, options, likelihood: true };
+    Ok(g.add_node(op, &named![out, x0, x_t, coefs, noise], &[("y", &[shape[0], 3])])[0])
 }
 
 impl Vlb {
@@ -203,45 +206,43 @@ impl Op for Vlb {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Blocks { n, len, blocks } = self.blocks;
-        let splits = blocks.div_ceil(BLOCKS_PER_SPLIT);
+        let Quads { n, len, quads } = self.quads;
+        let splits = quads.div_ceil(QUADS_PER_SPLIT);
         let p = Params {
             n,
             len,
-            blocks,
+            quads,
             splits,
-            blocks_per_split: blocks.div_ceil(splits),
+            quads_per_split: quads.div_ceil(splits),
             c: self.c,
             wide: self.wide(),
             predicts_x0: self.predicts_x0(),
             clip: self.options.clip.into(),
             scale: 1.0 / len as f32,
         };
-        let y = node.outputs[0];
+        let y = node.output("y")?;
         let terms = if self.likelihood { 3 } else { 1 };
         let [rows, columns] = [n as usize, splits as usize];
         let partial = if splits == 1 { y } else { lower.temp("partial", &[rows, columns, terms]) };
-        let i = &node.inputs;
         lower.launch(Launch {
             kernel: &VLB,
-            defines: &[
-                self.blocks.vec(),
-                self.options.learned,
-                self.likelihood,
-                lower.caps.subgroups,
-            ]
-            .map(i64::from),
-            params: bytemuck::bytes_of(&p),
-            bindings: &[
-                Some(i[0]),
-                Some(i[1]),
-                Some(i[2]),
-                Some(i[3]),
-                i.get(4).copied(),
-                Some(partial),
+            defines: Defines {
+                vec: self.quads.vec(),
+                learned: self.options.learned,
+                likelihood: self.likelihood,
+                subgroup: lower.caps.subgroups,
+            },
+            params: p,
+            bindings: &named![
+                out: node.input("out")?,
+                x0: node.input("x0")?,
+                x_t: node.input("x_t")?,
+                coefs: node.input("coefs")?,
+                noise: node.optional_input("noise"),
+                partial,
             ],
             groups: u64::from(n) * u64::from(splits),
-            flops: 40 * self.blocks.elements(),
+            flops: 40 * self.quads.elements(),
         })?;
         match splits {
             1 => Ok(()),
@@ -256,13 +257,13 @@ impl Op for Vlb {
         if !self.options.learned && !self.options.mean_gradient {
             return Ok(());
         }
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        let Some(dout) = lower.grad_target(node.inputs[0]) else { return Ok(()) };
-        let Blocks { n, len, blocks } = self.blocks;
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        let Some(dout) = lower.grad_target(node.input("out")?) else { return Ok(()) };
+        let Quads { n, len, quads } = self.quads;
         let p = BackwardParams {
             n,
             len,
-            blocks,
+            quads,
             c: self.c,
             wide: self.wide(),
             predicts_x0: self.predicts_x0(),
@@ -270,21 +271,24 @@ impl Op for Vlb {
             mean_gradient: self.options.mean_gradient.into(),
             scale: (1.0 / (std::f64::consts::LN_2 * f64::from(len))) as f32,
         };
-        let i = &node.inputs;
         lower.launch(Launch {
             kernel: &VLB_BACKWARD,
-            defines: &[self.blocks.vec(), self.options.learned, dout.add].map(i64::from),
-            params: bytemuck::bytes_of(&p),
-            bindings: &[
-                Some(i[0]),
-                Some(i[1]),
-                Some(i[2]),
-                Some(i[3]),
-                Some(dy),
-                Some(dout.tensor),
+            defines: BackwardDefines {
+                vec: self.quads.vec(),
+                learned: self.options.learned,
+                acc: dout.add,
+            },
+            params: p,
+            bindings: &named![
+                out: node.input("out")?,
+                x0: node.input("x0")?,
+                x_t: node.input("x_t")?,
+                coefs: node.input("coefs")?,
+                dy,
+                dout: dout.tensor,
             ],
-            groups: self.blocks.groups(),
-            flops: 40 * self.blocks.elements(),
+            groups: self.quads.groups(),
+            flops: 40 * self.quads.elements(),
         })
     }
 }

@@ -1,26 +1,26 @@
-//! A batch of images as blocks of four consecutive elements: how the
-//! elementwise kernels of the diffusion process divide their work.
+//! A batch of images as quads of four consecutive elements: how the elementwise
+//! kernels of the diffusion process divide their work.
 //!
-//! A block is also what one Philox counter yields four numbers for, so blocks
+//! A quad is also what one Philox counter yields four numbers for, so quads
 //! never straddle images: an image's noise depends on its own index alone.
 
 use super::groups;
 use crate::graph::{DType, Graph, TensorId};
 use crate::{Error, Result};
 
-/// Division of `[n, ..]` into blocks.
+/// Division of `[n, ..]` into quads.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Blocks {
+pub(super) struct Quads {
     /// Images.
     pub n: u32,
     /// Elements of an image.
     pub len: u32,
-    /// Blocks of an image, the last one possibly short.
-    pub blocks: u32,
+    /// Quads of an image, the last one possibly short.
+    pub quads: u32,
 }
 
-impl Blocks {
-    /// Blocks of a tensor whose outermost extent counts the images.
+impl Quads {
+    /// Quads of a tensor whose outermost extent counts the images.
     ///
     /// # Errors
     /// [`Error::Shape`] for a tensor without elements.
@@ -28,7 +28,7 @@ impl Blocks {
         match shape {
             [n, image @ ..] if shape.iter().all(|extent| *extent > 0) => {
                 let len = image.iter().product::<usize>();
-                Ok(Blocks { n: *n as u32, len: len as u32, blocks: len.div_ceil(4) as u32 })
+                Ok(Quads { n: *n as u32, len: len as u32, quads: len.div_ceil(4) as u32 })
             }
             _ => Err(Error::shape(op, format!("{shape:?} has no elements"))),
         }
@@ -39,9 +39,9 @@ impl Blocks {
         self.len.is_multiple_of(4)
     }
 
-    /// Workgroups at one invocation per block.
+    /// Workgroups at one invocation per quad.
     pub fn groups(self) -> u64 {
-        groups(u64::from(self.n) * u64::from(self.blocks))
+        groups(u64::from(self.n) * u64::from(self.quads))
     }
 
     /// Elements in all.

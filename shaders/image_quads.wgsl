@@ -1,6 +1,6 @@
-{#- Access to a block: four consecutive elements of one image of a batch, from
+{#- Access to a quad: four consecutive elements of one image of a batch, from
    flat index `start`; `last` is the image's last element. With `vec` buffers
-   are array<vec4<f32>> and blocks never straddle images; otherwise array<f32>,
+   are array<vec4<f32>> and quads never straddle images; otherwise array<f32>,
    loads past `last` repeat it and stores there are dropped. With `wide` the
    tensor has p.wide channels, of which indices count p.c only: the first ones,
    or under another `alias` those that lie `offset` elements further on. With
