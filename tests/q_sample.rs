@@ -5,10 +5,10 @@
 mod forward;
 mod harness;
 
-use demist::graph::{DType, Graph, Launch, TensorId};
-use demist::kernel::{Kernel, read, write};
+use demist::graph::{DType, Graph, Launch, Lower, TensorId};
+use demist::kernel::{KernelOf, read, write};
 use demist::ops::{gaussian, q_sample, q_sample_with};
-use demist::{params, reference, rng};
+use demist::{named, params, reference, rng};
 use forward::{Input, forward, forward_on};
 use harness::{device, rel_err, values};
 
@@ -38,9 +38,9 @@ params! {
     struct WordParams { len: u32 }
 }
 
-static WORDS: Kernel = Kernel {
-    name: "philox_words",
-    source: r#"{% include "common.wgsl" %}
+static WORDS: KernelOf<WordParams, ()> = KernelOf::new(
+    "philox_words",
+    r#"{% include "common.wgsl" %}
 {% include "philox.wgsl" %}
 struct Params { len: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -56,10 +56,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
 }
 "#,
-    bindings: &[read("counters"), read("keys"), write("words")],
-    params: WordParams::FIELDS,
-    defines: &[],
-};
+    &[read("counters"), read("keys"), write("words")],
+);
 
 /// The known answers of the Random123 library (kat_vectors), and words of
 /// arbitrary counters, which must equal the host's.
@@ -83,14 +81,16 @@ fn words_are_the_same_on_host_and_device() {
     let counters = g.input("counters", &[cases.len(), 4], DType::U32);
     let keys = g.input("keys", &[cases.len(), 2], DType::U32);
     let words = g.input("words", &[cases.len(), 4], DType::U32);
-    let words_params = WordParams { len: cases.len() as u32 };
-    let launch = Launch {
-        kernel: &WORDS,
-        defines: &[],
-        params: bytemuck::bytes_of(&words_params),
-        bindings: &[Some(counters), Some(keys), Some(words)],
-        groups: (cases.len() as u64).div_ceil(64),
-        flops: 0,
+    let launch = |lower: &mut Lower| {
+        let launch = Launch {
+            kernel: &WORDS,
+            defines: (),
+            params: WordParams { len: cases.len() as u32 },
+            bindings: &named![counters, keys, words],
+            groups: (cases.len() as u64).div_ceil(64),
+            flops: 0,
+        };
+        lower.launch(launch).unwrap();
     };
     let counter_words: Vec<u32> = cases.iter().flat_map(|c| c.0).collect();
     let key_words: Vec<u32> = cases.iter().flat_map(|c| c.1).collect();

@@ -4,9 +4,9 @@
 use super::measure::{Effort, Timing, measure};
 use crate::caps::Coop;
 use crate::graph::{DType, FlatKind, Graph, Launch, Lower, Plan, PlanOptions, TensorId};
-use crate::kernel::{Kernel, read, write};
+use crate::kernel::{Kernel, KernelOf, read, write};
 use crate::runtime::{CompileOptions, Context, FlatBuffers, Program};
-use crate::{Result, params};
+use crate::{Result, defines, named, params};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -29,65 +29,70 @@ params! {
     struct LoadsParams { len: u32, turns: u32, mask: u32 }
 }
 
-static FMA: Kernel = Kernel {
-    name: "bench_fma",
-    source: include_str!("../../shaders/bench_fma.wgsl"),
-    bindings: &[write("y")],
-    params: FmaParams::FIELDS,
-    defines: &["CHAINS", "UNROLL", "F16"],
-};
+defines! {
+    struct FmaDefines {
+        chains: u32 in CHAINS,
+        unroll: u32 in [UNROLL],
+        f16: bool,
+    }
+}
 
-static COOP: Kernel = Kernel {
-    name: "bench_coop",
-    source: include_str!("../../shaders/bench_coop.wgsl"),
-    bindings: &[write("y")],
-    params: CoopParams::FIELDS,
-    defines: &["COOP", "WG", "CHAINS", "UNROLL"],
-};
+static FMA: KernelOf<FmaParams, FmaDefines> =
+    KernelOf::new("bench_fma", include_str!("../../shaders/bench_fma.wgsl"), &[write("y")]);
 
-static COPY: Kernel = Kernel {
-    name: "bench_copy",
-    source: include_str!("../../shaders/bench_copy.wgsl"),
-    bindings: &[read("x"), write("y")],
-    params: CopyParams::FIELDS,
-    defines: &["EACH"],
-};
+defines! {
+    struct CoopDefines {
+        /// Rows and columns of a matrix.
+        coop: u32 in [8, 16],
+        /// Invocations of a workgroup.
+        wg: u32 in Coop::INVOCATIONS,
+        chains: u32 in CHAINS,
+        unroll: u32 in [COOP_UNROLL],
+    }
+}
 
-static LOADS: Kernel = Kernel {
-    name: "bench_loads",
-    source: include_str!("../../shaders/bench_loads.wgsl"),
-    bindings: &[read("x"), write("y")],
-    params: LoadsParams::FIELDS,
-    defines: &["SHARED", "UNROLL"],
-};
+static COOP: KernelOf<CoopParams, CoopDefines> =
+    KernelOf::new("bench_coop", include_str!("../../shaders/bench_coop.wgsl"), &[write("y")]);
+
+defines! {
+    struct CopyDefines { each: u32 in [EACH] }
+}
+
+static COPY: KernelOf<CopyParams, CopyDefines> = KernelOf::new(
+    "bench_copy",
+    include_str!("../../shaders/bench_copy.wgsl"),
+    &[read("x"), write("y")],
+);
+
+defines! {
+    struct LoadsDefines {
+        /// From workgroup memory; without it from storage.
+        shared: bool,
+        unroll: u32 in [UNROLL],
+    }
+}
+
+static LOADS: KernelOf<LoadsParams, LoadsDefines> = KernelOf::new(
+    "bench_loads",
+    include_str!("../../shaders/bench_loads.wgsl"),
+    &[read("x"), write("y")],
+);
 
 /// Chains that are tried: few stay in a processor's registers, many hide a GPU's
 /// latency.
-const CHAINS: [i64; 4] = [1, 2, 4, 8];
+const CHAINS: [u32; 4] = [1, 2, 4, 8];
 /// Multiply-adds of a chain in a turn, loads in a turn.
-const UNROLL: i64 = 16;
+const UNROLL: u32 = 16;
 /// Products of matrices of a chain in a turn.
-const COOP_UNROLL: i64 = 4;
+const COOP_UNROLL: u32 = 4;
 /// `vec4`s an invocation copies.
-const EACH: i64 = 4;
+const EACH: u32 = 4;
 
-/// The kernels of this module with all values of their defines, as
-/// [`crate::ops::kernels`] lists those of the ops. Those with F16 set need the
-/// device's half-precision arithmetic, those with COOP its cooperative matrices.
+/// The kernels of this module with all their variants, as [`crate::ops::kernels`] lists
+/// those of the ops. Those with F16 set need the device's half-precision arithmetic, those
+/// with COOP its cooperative matrices.
 pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    let fma = |f16: i64| CHAINS.map(|chains| vec![chains, UNROLL, f16]);
-    let mut coop = Vec::new();
-    for size in [8, 16] {
-        for wg in Coop::INVOCATIONS.map(i64::from) {
-            coop.extend(CHAINS.map(|chains| vec![size, wg, chains, COOP_UNROLL]));
-        }
-    }
-    vec![
-        (&COOP, coop),
-        (&FMA, [fma(0), fma(1)].concat()),
-        (&COPY, vec![vec![EACH]]),
-        (&LOADS, vec![vec![0, UNROLL], vec![1, UNROLL]]),
-    ]
+    vec![COOP.with_variants(), FMA.with_variants(), COPY.with_variants(), LOADS.with_variants()]
 }
 
 /// What a device can do at best.
@@ -172,7 +177,7 @@ fn time(ctx: Context, effort: Effort, program: &Program) -> Result<Timing> {
 fn best_of_chains(
     ctx: Context,
     effort: Effort,
-    launch: impl Fn(&mut Lower, i64) -> Result<TensorId>,
+    launch: impl Fn(&mut Lower, u32) -> Result<TensorId>,
 ) -> Result<f64> {
     let mut best = 0.0f64;
     for chains in CHAINS {
@@ -187,16 +192,16 @@ fn best_of_chains(
 fn fma(ctx: Context, effort: Effort, f16: bool) -> Result<f64> {
     let len = invocations(ctx);
     best_of_chains(ctx, effort, |lower, chains| {
-        let turns = 256 / chains as u32;
+        let turns = 256 / chains;
         let y = lower.pinned("y", &[len as usize], DType::F32);
         let p = FmaParams { len: len as u32, turns, factor: 0.999, step: 0.001 };
         lower.launch(Launch {
             kernel: &FMA,
-            defines: &[chains, UNROLL, f16.into()],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(y)],
+            defines: FmaDefines { chains, unroll: UNROLL, f16 },
+            params: p,
+            bindings: &named![y],
             groups: len / GROUP,
-            flops: len * u64::from(turns) * (UNROLL * chains * 4 * 2) as u64,
+            flops: len * u64::from(turns) * u64::from(UNROLL * chains * 4 * 2),
         })?;
         Ok(y)
     })
@@ -208,16 +213,21 @@ fn coop(ctx: Context, effort: Effort, offered: Coop) -> Result<f64> {
     let groups = invocations(ctx) / u64::from(offered.invocations());
     let elements = size as usize * size as usize;
     best_of_chains(ctx, effort, |lower, chains| {
-        let turns = 128 / chains as u32;
+        let turns = 128 / chains;
         // A workgroup has four subgroups, or more where they are smaller than the largest.
-        let products = 4 * groups * u64::from(turns) * (COOP_UNROLL * chains) as u64;
+        let products = 4 * groups * u64::from(turns) * u64::from(COOP_UNROLL * chains);
         let y = lower.pinned("y", &[groups as usize * elements], DType::F32);
         let p = CoopParams { turns, value: 0.01 };
         lower.launch(Launch {
             kernel: &COOP,
-            defines: &[size.into(), offered.invocations().into(), chains, COOP_UNROLL],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(y)],
+            defines: CoopDefines {
+                coop: size,
+                wg: offered.invocations(),
+                chains,
+                unroll: COOP_UNROLL,
+            },
+            params: p,
+            bindings: &named![y],
             groups,
             flops: products * 2 * u64::from(size).pow(3),
         })?;
@@ -228,10 +238,10 @@ fn coop(ctx: Context, effort: Effort, offered: Coop) -> Result<f64> {
 fn launch_copy(lower: &mut Lower, from: TensorId, to: TensorId, quads: u64) -> Result<()> {
     lower.launch(Launch {
         kernel: &COPY,
-        defines: &[EACH],
-        params: bytemuck::bytes_of(&CopyParams { quads: quads as u32 }),
-        bindings: &[Some(from), Some(to)],
-        groups: quads.div_ceil(GROUP * EACH as u64),
+        defines: CopyDefines { each: EACH },
+        params: CopyParams { quads: quads as u32 },
+        bindings: &named![x: from, y: to],
+        groups: quads.div_ceil(GROUP * u64::from(EACH)),
         flops: 0,
     })
 }
@@ -260,15 +270,15 @@ fn loads(ctx: Context, effort: Effort, shared: bool) -> Result<f64> {
         let p = LoadsParams { len: len as u32, turns, mask: HELD - 1 };
         lower.launch(Launch {
             kernel: &LOADS,
-            defines: &[shared.into(), UNROLL],
-            params: bytemuck::bytes_of(&p),
-            bindings: &[Some(x), Some(y)],
+            defines: LoadsDefines { shared, unroll: UNROLL },
+            params: p,
+            bindings: &named![x, y],
             groups: len / GROUP,
             flops: 0,
         })?;
         Ok(vec![y])
     })?;
-    Ok(rate(len * u64::from(turns) * UNROLL as u64, time(ctx, effort, &program)?))
+    Ok(rate(len * u64::from(turns) * u64::from(UNROLL), time(ctx, effort, &program)?))
 }
 
 /// Microseconds a launch of a chain of them.

@@ -3,7 +3,7 @@
 
 use super::harness::{device, narrow_device};
 use demist::gpu::Gpu;
-use demist::graph::{Graph, Launch, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots};
+use demist::graph::{Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 
 /// What to write into an input before the run.
@@ -12,11 +12,14 @@ pub enum Input<'a> {
     U32(&'a [u32]),
 }
 
+/// Adds launches to what a graph's nodes launch.
+pub type Extra<'a> = &'a dyn Fn(&mut Lower);
+
 /// Runs every node of `graph` and then `extra` on NaN-filled memory, twice:
 /// the second time with launches folded, which must not change a bit.
 pub fn forward(
     graph: &Graph,
-    extra: Option<&Launch>,
+    extra: Option<Extra>,
     inputs: &[(TensorId, Input)],
     keep: &[TensorId],
 ) -> Vec<Vec<f32>> {
@@ -35,14 +38,14 @@ pub fn forward(
 pub fn forward_on(
     (gpu, pipelines): &(Gpu, Pipelines),
     graph: &Graph,
-    extra: Option<&Launch>,
+    extra: Option<Extra>,
     inputs: &[(TensorId, Input)],
     keep: &[TensorId],
 ) -> Vec<Vec<f32>> {
     let mut lower = Lower::new(graph, &gpu.caps);
     lower.forward().unwrap();
     if let Some(launch) = extra {
-        lower.launch(Launch { ..*launch }).unwrap();
+        launch(&mut lower);
     }
     let plan = Plan::new(graph, lower, keep, PlanOptions::default()).unwrap();
     verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
