@@ -1,7 +1,7 @@
 // Self-attention with a streaming softmax:
 //   s[i, j] = scale * dot(q[i], k[j]),  y[i] = sum over j of softmax_j(s)[i, j] * v[j]
-// An invocation owns TQ queries of one head of one image and walks the keys TK
-// at a time, keeping the running maximum, sum and weighted values; when the
+// An invocation owns OWNED queries of one head of one image and walks the keys
+// STREAMED at a time, keeping the running maximum, sum and weighted values; when the
 // maximum grows, what has been summed fades by the same factor. Exponentials
 // are taken to base 2, so lse is log2 of the sum of exp(s).
 //   HOLD: the queries stay in registers (small heads); otherwise they are read

@@ -2,8 +2,8 @@
 // in attention_dq.wgsl:
 //   dv[j] = sum over i of w[i, j] * dy[i]
 //   dk[j] = scale * sum over i of ds[i, j] * q[i]
-// An invocation owns TK keys and walks the queries TQ at a time. HOLD: its keys
-// and values stay in registers; otherwise they are read again for every block
+// An invocation owns OWNED keys and walks the queries STREAMED at a time. HOLD:
+// its keys and values stay in registers; otherwise they are read again for every block
 // of queries, and SLICES invocations share the channels of dk and dv.
 // Loops over channels end at p.chunks, not at a constant, so that no compiler
 // unrolls them: software drivers take long to compile each load and store.

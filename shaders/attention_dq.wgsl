@@ -3,8 +3,8 @@
 //   delta[i] = dot(dy[i], y[i])                (= sum over j of w[i, j] * dot(dy[i], v[j]))
 //   ds[i, j] = w[i, j] * (dot(dy[i], v[j]) - delta[i])
 //   dq[i]    = scale * sum over j of ds[i, j] * k[j]
-// An invocation owns TQ queries and walks the keys TK at a time; delta is
-// stored for attention_dkv.wgsl. HOLD and SLICES as in attention.wgsl, the
+// An invocation owns OWNED queries and walks the keys STREAMED at a time; delta
+// is stored for attention_dkv.wgsl. HOLD and SLICES as in attention.wgsl, the
 // channels shared out being those of dq.
 // Loops over channels end at p.chunks, not at a constant, so that no compiler
 // unrolls them: software drivers take long to compile each load and store.

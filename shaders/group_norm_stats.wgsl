@@ -7,8 +7,8 @@
 // LeVeque's update ("Updating Formulae...", 1979), from blocks of four pixels
 // held in registers up to the group, relative to the pivot: neither a mean far
 // larger than the deviation nor an outlying pivot costs accuracy.
-// With OUT a workgroup covers one split of the pixels and writes (mean, squared
-// deviations) per channel; with IN those are read instead of x. With MOMENTS the
+// With PARTIAL a workgroup covers one split of the pixels and writes (mean, squared
+// deviations) per channel; with MERGE those are read instead of x. With MOMENTS the
 // walk is over the moments of `each` pixels that a convolution left, not over
 // the pixels. With SUBGROUP, for windows of one, two, four, .. quads, a subgroup
 // merges its rows first.

@@ -4,7 +4,7 @@
 // from which the gradient of emb (dscale = gamma*S2 + beta*S1, dshift = S1),
 // what dgamma and dbeta sum over images, and the constants of
 //   dx = a * dz + k1 + k2 * t.
-// The division of work, IN, OUT and SUBGROUP are those of group_norm_stats.wgsl.
+// The division of work, MERGE, PARTIAL and SUBGROUP are those of group_norm_stats.wgsl.
 {% include "common.wgsl" %}
 {% from "quad.wgsl" import load %}
 {% from "storage.wgsl" import element, half_functions %}

@@ -25,8 +25,9 @@
 use super::filter::{FILTER_SIZES, Filter, Round, Tiling};
 use super::gemm::{self, DepthSplit, Matrices};
 use super::geometry::{Additions, Forward, Geometry, InputGrad, WeightGrad, bits};
-use crate::graph::{Launch, Lower, Moments, Target, TensorId, bucket};
+use crate::graph::{Launch, Lower, Target, TensorId, bucket};
 use crate::kernel::{Kernel, KernelOf, accumulate, read, write};
+use crate::ops::group_norm::{Moments, Normed, WantsMoments};
 use crate::ops::groups;
 use crate::{Result, defines, named, params};
 
@@ -191,7 +192,7 @@ impl Source {
     /// else reads it.
     fn input(lower: &mut Lower, g: &Geometry, x: TensorId) -> Self {
         let plain = Source::plain(x, g.cin);
-        let Some(normed) = lower.normed(x) else { return plain };
+        let Some(normed) = lower.noted::<Normed>(x) else { return plain };
         let key = [bucket(g.input_pixels()), g.cin, bits(lower, normed.x)];
         match lower.choose("norm_conv", &key, &APART_OR_FUSED, FUSE_NORM.into()) {
             0 => plain,
@@ -330,7 +331,7 @@ pub(super) fn forward(lower: &mut Lower, g: &Geometry, filter: Filter, t: &Forwa
 /// must have as many pixels, and enough for their moments to be worth it.
 fn moments(lower: &mut Lower, g: &Geometry, filter: Filter, y: TensorId) -> Option<TensorId> {
     let whole = g.h.is_multiple_of(filter.size()) && g.w.is_multiple_of(filter.size());
-    if filter != Filter::F4 || !whole || !lower.wants_moments(y) {
+    if filter != Filter::F4 || !whole || lower.noted::<WantsMoments>(y).is_none() {
         return None;
     }
     let key = [bucket(g.input_pixels()), g.cout, bits(lower, y)];
@@ -339,7 +340,7 @@ fn moments(lower: &mut Lower, g: &Geometry, filter: Filter, y: TensorId) -> Opti
         _ => {
             let tiles = g.h * g.w / (filter.size() * filter.size());
             let tensor = lower.temp("moments", &[g.n, tiles, 2, g.cout]);
-            lower.set_moments(y, Moments { tensor, tiles });
+            lower.note(y, Moments { tensor, tiles });
             Some(tensor)
         }
     }
