@@ -273,8 +273,8 @@ fn a_plan_that_trains() {
     let losses = ops::mse(&mut g, y, target).unwrap();
     let layout = ParamLayout::new(&g.params, gpu.caps.max_binding.min(gpu.caps.max_buffer));
     let mut lower = Lower::new(&g, &gpu.caps);
-    lower.forward().unwrap();
-    lower.backward(&[(losses, weights)], &[]).unwrap();
+    lower.forward(&g).unwrap();
+    lower.backward(&g, &[(losses, weights)], &[]).unwrap();
     let tensors = optimizer_step(&mut lower, &layout, false).unwrap();
     let plan = Plan::new(&g, lower, &[losses], PlanOptions::default()).unwrap();
     verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();

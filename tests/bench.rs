@@ -118,7 +118,7 @@ fn planned(describe: impl FnOnce(&mut Lower)) -> demist::Result<Plan> {
     let mut lower = Lower::new(&g, &caps(true));
     lower.force("conv3x3", "direct");
     describe(&mut lower);
-    lower.forward()?;
+    lower.forward(&g)?;
     Plan::new(&g, lower, &[y], PlanOptions::default())
 }
 

@@ -113,6 +113,6 @@ fn kernels_do_not_misread_halves() {
     ops::mse(&mut g, x, goal).unwrap();
     let caps = demist::caps::Caps::default();
     let mut lower = demist::graph::Lower::new(&g, &caps);
-    let message = lower.forward().unwrap_err().to_string();
+    let message = lower.forward(&g).unwrap_err().to_string();
     assert!(message.contains("mse") && message.contains("picture is F16"), "{message}");
 }

@@ -286,7 +286,7 @@ fn plan(
     let y = ops::conv2d(&mut g, x, options, None, None)?;
     let mut lower = Lower::new(&g, caps);
     forced.iter().for_each(|(op, candidate)| lower.force(op, candidate));
-    lower.forward()?;
+    lower.forward(&g)?;
     Plan::new(&g, lower, &[y], PlanOptions::default())
 }
 

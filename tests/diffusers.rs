@@ -85,7 +85,7 @@ fn forward(case: &str, model: &UNetConfig, tensors: &TensorFile) -> Vec<f32> {
     let y = model.num_classes.map(|_| g.input("y", &[n], DType::U32));
     let out = build(model, &mut g, UNetInputs { x, t, y, low_res: None, rng: None }).unwrap();
     let mut lower = Lower::new(&g, &gpu.caps);
-    lower.forward().unwrap();
+    lower.forward(&g).unwrap();
     let plan = Plan::new(&g, lower, &[out], PlanOptions::default()).unwrap();
     let flat = FlatBuffers::new(gpu, &plan.params, &[FlatKind::Weights]).unwrap();
     let weights = parameters(&g.params, tensors, "").unwrap();

@@ -32,8 +32,8 @@ impl Classifier {
         let logits = build_encoder(config, &mut g, x, t, None).unwrap();
         let seed = g.input("seed", &[n, config.out_channels], DType::F32);
         let mut lower = Lower::new(&g, &gpu.caps);
-        lower.forward().unwrap();
-        lower.backward(&[(logits, seed)], &[x]).unwrap();
+        lower.forward(&g).unwrap();
+        lower.backward(&g, &[(logits, seed)], &[x]).unwrap();
         let dx = lower.grad(x).expect("a gradient of the image");
         let plan = Plan::new(&g, lower, &[logits, dx], PlanOptions::default()).unwrap();
         let kinds = [FlatKind::Weights, FlatKind::Grads];

@@ -210,7 +210,7 @@ fn subgroups_merge_only_rows_a_power_of_two_apart() {
         let options = GroupNorm { groups, ..GroupNorm::g32() };
         let y = group_norm(&mut g, x, options, None).unwrap();
         let mut lower = Lower::new(&g, &Caps { subgroups, ..Caps::default() });
-        lower.forward().unwrap();
+        lower.forward(&g).unwrap();
         let plan = Plan::new(&g, lower, &[y], PlanOptions::default()).unwrap();
         plan.dispatches.iter().any(|d| d.kernel.uses_subgroups(&d.defines))
     };

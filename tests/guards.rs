@@ -90,10 +90,10 @@ fn run(len: usize, which: usize, shift: i32) -> Result<()> {
     let y = g.push(second, &[h, w], &[&[len]])[0];
     let seed = g.input("seed", &[len], DType::F32);
     let mut lower = Lower::new(&g, &gpu.caps);
-    lower.forward()?;
-    lower.backward(&[(y, seed)], &[])?;
+    lower.forward(&g)?;
+    lower.backward(&g, &[(y, seed)], &[])?;
     let plan = Plan::new(&g, lower, &[y], PlanOptions::default())?;
-    let layout = ParamLayout::of(&g, gpu.caps.max_binding);
+    let layout = g.param_layout(gpu.caps.max_binding);
     let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Grads])?;
     let options = CompileOptions { poison: true, ..Default::default() };
     let program = Program::compile(Context { gpu, pipelines }, plan, &flat, options)?;

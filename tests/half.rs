@@ -68,13 +68,13 @@ impl Net {
     }
 
     fn inference_plan_of(&self, mut lower: Lower) -> Plan {
-        lower.forward().unwrap();
+        lower.forward(&self.graph).unwrap();
         Plan::new(&self.graph, lower, &[self.out], PlanOptions::default()).unwrap()
     }
 
     /// A lowering without Winograd's convolutions, which hold what they transform in
     /// 32 bits, much of all memory of a network this small.
-    fn direct(&self) -> Lower<'_> {
+    fn direct(&self) -> Lower {
         let mut lower = Lower::new(&self.graph, &device().0.caps);
         for op in ["conv3x3", "conv3x3_dx", "conv3x3_dw"] {
             lower.force(op, "direct");
@@ -87,9 +87,9 @@ impl Net {
     }
 
     fn training_plan_of(&self, mut lower: Lower, scaled: bool) -> Plan {
-        lower.forward().unwrap();
+        lower.forward(&self.graph).unwrap();
         let seed = if scaled { ops::loss_scale(&mut lower, self.seed).unwrap() } else { self.seed };
-        lower.backward(&[(self.mse, seed)], &[]).unwrap();
+        lower.backward(&self.graph, &[(self.mse, seed)], &[]).unwrap();
         let keep = [self.out, self.mse];
         let plan = Plan::new(&self.graph, lower, &keep, PlanOptions::default()).unwrap();
         verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
@@ -433,8 +433,8 @@ fn classify(pool: Pool, half: bool) -> [Vec<f32>; 2] {
     let seed = g.input("seed", &[N, 5], DType::F32);
     assert_eq!(g.dtype(g.taps.last().unwrap().1) == DType::F16, half);
     let mut lower = Lower::new(&g, &gpu.caps);
-    lower.forward().unwrap();
-    lower.backward(&[(logits, seed)], &[x]).unwrap();
+    lower.forward(&g).unwrap();
+    lower.backward(&g, &[(logits, seed)], &[x]).unwrap();
     let dx = lower.grad(x).unwrap();
     let plan = Plan::new(&g, lower, &[logits, dx], PlanOptions::default()).unwrap();
     let kinds = [FlatKind::Weights, FlatKind::Half, FlatKind::Grads];

@@ -164,8 +164,8 @@ fn each_level_recomputed_saves_memory() {
         let shape = g.shape(out).to_vec();
         let seed = g.input("seed", &shape, DType::F32);
         let mut lower = Lower::new(&g, &Caps::default());
-        lower.forward().unwrap();
-        lower.backward(&[(out, seed)], &[]).unwrap();
+        lower.forward(&g).unwrap();
+        lower.backward(&g, &[(out, seed)], &[]).unwrap();
         let plan = Plan::new(&g, lower, &[out], PlanOptions::default()).unwrap();
         verify_slots(&plan.tensors, &plan.dispatches, &plan.slots).unwrap();
         plan.report().slots
@@ -203,7 +203,7 @@ fn spatial_pools_read_the_means_of_every_block() {
 fn work_bounds_the_arithmetic_of_a_plan() {
     let flops = |(g, out): (Graph, TensorId)| {
         let mut lower = Lower::new(&g, &Caps::default());
-        lower.forward().unwrap();
+        lower.forward(&g).unwrap();
         Plan::new(&g, lower, &[out], PlanOptions::default()).unwrap().report().flops as f64
     };
     let bounds = |name: &str, work: f64, flops: f64| {

@@ -31,8 +31,8 @@ fn training_plan(depth: usize, checkpoint: bool, options: PlanOptions) -> Plan {
     let shape = g.shape(h).to_vec();
     let seed = g.input("seed", &shape, DType::F32);
     let mut lower = Lower::new(&g, &Caps::default());
-    lower.forward().unwrap();
-    lower.backward(&[(h, seed)], &[]).unwrap();
+    lower.forward(&g).unwrap();
+    lower.backward(&g, &[(h, seed)], &[]).unwrap();
     Plan::new(&g, lower, &[h], options).unwrap()
 }
 
@@ -99,8 +99,8 @@ fn normed(options: PlanOptions) -> Plan {
     let b = g.scope("b", |g| ops::conv2d(g, h, Conv2d::k3(8), None, None)).unwrap();
     let seed = g.input("seed", &[2, 8, 8, 8], DType::F32);
     let mut lower = Lower::new(&g, &Caps::default());
-    lower.forward().unwrap();
-    lower.backward(&[(b, seed)], &[]).unwrap();
+    lower.forward(&g).unwrap();
+    lower.backward(&g, &[(b, seed)], &[]).unwrap();
     Plan::new(&g, lower, &[b], options).unwrap()
 }
 
@@ -145,7 +145,7 @@ fn inference_needs_no_more_as_the_network_grows() {
     let peak = |depth| {
         let (g, _, h) = chain(depth, false);
         let mut lower = Lower::new(&g, &Caps::default());
-        lower.forward().unwrap();
+        lower.forward(&g).unwrap();
         Plan::new(&g, lower, &[h], PlanOptions::default()).unwrap().report().slots
     };
     assert_eq!(peak(3), peak(9));
@@ -165,7 +165,7 @@ fn results_nobody_reads_are_not_computed() {
     let unused = g.scope("unused", |g| ops::conv2d(g, x, Conv2d::k1(4), None, None)).unwrap();
     let plan_of = |keep: &[TensorId]| {
         let mut lower = Lower::new(&g, &Caps::default());
-        lower.forward().unwrap();
+        lower.forward(&g).unwrap();
         Plan::new(&g, lower, keep, PlanOptions::default()).unwrap().dispatches.len()
     };
     assert_eq!(plan_of(&[h]) + 1, plan_of(&[h, unused]));
@@ -176,7 +176,7 @@ fn a_tensor_too_large_for_the_device_is_an_error_with_both_sizes() {
     let (g, _, h) = chain(1, false);
     let caps = Caps { max_binding: 1024, ..Caps::default() };
     let mut lower = Lower::new(&g, &caps);
-    lower.forward().unwrap();
+    lower.forward(&g).unwrap();
     let message = Plan::new(&g, lower, &[h], PlanOptions::default()).unwrap_err().to_string();
     assert!(message.contains("4.00 KiB") && message.contains("1.00 KiB"), "{message}");
 }
@@ -207,7 +207,7 @@ fn parameters_that_are_read_as_half_lie_first() {
         add(len, dtype);
     }
     assert_eq!(g.packed_params(), [false, true, false, true]);
-    let layout = ParamLayout::of(&g, 4096);
+    let layout = g.param_layout(4096);
     // Starts are multiples of 256 bytes in either form.
     assert_eq!(layout.places, [(1, 0), (0, 0), (1, 128), (0, 256)]);
     assert_eq!((&layout.chunks[..], layout.packed), (&[384, 192][..], 1));

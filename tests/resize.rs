@@ -85,10 +85,10 @@ fn a_gradient_is_refused() {
         let y = resize(&mut g, x, [8, 8]).unwrap();
         let dy = g.input("dy", &[1, 8, 8, 3], DType::F32);
         let mut lower = Lower::new(&g, &Caps::default());
-        lower.forward().unwrap();
+        lower.forward(&g).unwrap();
         // As data it is passed over.
-        lower.backward(&[(y, dy)], &[]).unwrap();
-        let message = lower.backward(&[(y, dy)], &[x]).unwrap_err().to_string();
+        lower.backward(&g, &[(y, dy)], &[]).unwrap();
+        let message = lower.backward(&g, &[(y, dy)], &[x]).unwrap_err().to_string();
         assert!(message.contains(name) && message.contains("no gradient"), "{message}");
     }
 }

@@ -6,7 +6,7 @@ mod harness;
 mod tiny;
 
 use demist::graph::{
-    DType, Dispatch, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
+    DType, Dispatch, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId, verify_slots,
 };
 use demist::model::{UNetConfig, UNetInputs, build};
 use demist::runtime::{CompileOptions, FlatBuffers, Program};
@@ -31,11 +31,11 @@ fn computed(half: bool, levels: u32, options: PlanOptions) -> (Vec<Vec<u32>>, Pl
     let shape = g.shape(out).to_vec();
     let seed = g.input("seed", &shape, DType::F32);
     let mut lower = Lower::new(&g, &ctx.gpu.caps);
-    lower.forward().unwrap();
-    lower.backward(&[(out, seed)], &[x]).unwrap();
+    lower.forward(&g).unwrap();
+    lower.backward(&g, &[(out, seed)], &[x]).unwrap();
     let keep: [TensorId; 2] = [out, lower.grad(x).unwrap()];
     let plan = Plan::new(&g, lower, &keep, options).unwrap();
-    let layout = ParamLayout::of(&g, ctx.gpu.caps.max_binding);
+    let layout = g.param_layout(ctx.gpu.caps.max_binding);
     let kinds = [FlatKind::Weights, FlatKind::Half, FlatKind::Grads];
     let flat = FlatBuffers::new(ctx.gpu, &layout, &kinds).unwrap();
     flat.write(ctx.gpu, FlatKind::Weights, &g.params, &dense(&g.params, "sharing.")).unwrap();

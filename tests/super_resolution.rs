@@ -78,7 +78,7 @@ fn training_shrinks_the_clean_images() {
         let out = build(&model, &mut g, inputs).unwrap();
         let mse = ops::mse(&mut g, out, eps).unwrap();
         let mut lower = Lower::new(&g, &ctx.gpu.caps);
-        lower.forward().unwrap();
+        lower.forward(&g).unwrap();
         let plan = Plan::new(&g, lower, &[mse], PlanOptions::default()).unwrap();
         let flat = upload(&plan, &g.params, &dense(&g.params, "sr."));
         let program = Program::compile(ctx, plan, &flat, CompileOptions::default()).unwrap();

@@ -121,7 +121,7 @@ fn plan(caps: &Caps) -> Plan {
     let x = g.input("x", &[2, 8, 8, 16], DType::F32);
     let y = conv2d(&mut g, x, Conv2d::k3(32), None, None).unwrap();
     let mut lower = Lower::new(&g, caps);
-    lower.forward().unwrap();
+    lower.forward(&g).unwrap();
     Plan::new(&g, lower, &[y], PlanOptions::default()).unwrap()
 }
 

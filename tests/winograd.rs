@@ -5,9 +5,7 @@
 mod harness;
 
 use demist::gpu::Gpu;
-use demist::graph::{
-    DType, Dispatch, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId,
-};
+use demist::graph::{DType, Dispatch, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
 use demist::ops;
 use demist::reference::conv2d::{self, Conv2dShape};
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
@@ -32,7 +30,7 @@ fn results(
     inputs: &[(TensorId, Vec<f32>)],
     keep: &[TensorId],
 ) -> Vec<Vec<f32>> {
-    let layout = ParamLayout::of(g, gpu.caps.max_binding);
+    let layout = g.param_layout(gpu.caps.max_binding);
     let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights, FlatKind::Grads]).unwrap();
     flat.write(gpu, FlatKind::Weights, &g.params, params).unwrap();
     let options = CompileOptions { poison: true, ..Default::default() };
@@ -72,8 +70,8 @@ impl Problem {
         let seed = g.input("seed", &[s.n, s.h, s.w, s.cout], DType::F32);
         let mut lower = Lower::new(&g, &gpu.caps);
         OPS.iter().for_each(|op| lower.force(op, variant));
-        lower.forward().unwrap();
-        lower.backward(&[(y, seed)], &[x]).unwrap();
+        lower.forward(&g).unwrap();
+        lower.backward(&g, &[(y, seed)], &[x]).unwrap();
         let keep = [y, lower.grad(x).unwrap()];
         let plan = Plan::new(&g, lower, &keep, PlanOptions::default()).unwrap();
         for op in OPS {
@@ -134,7 +132,7 @@ fn large_images_take_several_rounds() {
     let (g, _, y) = p.graph();
     let mut lower = Lower::new(&g, &gpu.caps);
     lower.force("conv3x3", "winograd2");
-    lower.forward().unwrap();
+    lower.forward(&g).unwrap();
     let plan = Plan::new(&g, lower, &[y], PlanOptions::default()).unwrap();
     let rounds = plan.dispatches.iter().filter(|d| d.kernel.name == "winograd_input").count();
     assert_eq!(rounds, 2);
@@ -149,11 +147,11 @@ fn kept_weights_follow_the_weights() {
     let mut lower = Lower::new(&g, &gpu.caps);
     lower.force("conv3x3", "winograd4");
     lower.keep_prepared();
-    lower.forward().unwrap();
+    lower.forward(&g).unwrap();
     let plan = Plan::new(&g, lower, &[y], PlanOptions::default()).unwrap();
     let prepares = plan.dispatches.iter().filter(|d| plan.prepares(d)).count();
     assert_eq!((prepares, plan.report().dispatches), (1, plan.dispatches.len() - 1));
-    let layout = ParamLayout::of(&g, gpu.caps.max_binding);
+    let layout = g.param_layout(gpu.caps.max_binding);
     let flat = FlatBuffers::new(gpu, &layout, &[FlatKind::Weights]).unwrap();
     let program =
         Program::compile(Context { gpu, pipelines }, plan, &flat, CompileOptions::default())
@@ -187,8 +185,8 @@ fn norm_and_conv(variant: &str) -> (Vec<Vec<f32>>, usize) {
     let mut lower = Lower::new(&g, &gpu.caps);
     OPS.iter().for_each(|op| lower.force(op, "winograd4"));
     lower.force("norm_conv", variant);
-    lower.forward().unwrap();
-    lower.backward(&[(y, seed)], &[x]).unwrap();
+    lower.forward(&g).unwrap();
+    lower.backward(&g, &[(y, seed)], &[x]).unwrap();
     let keep = [y, lower.grad(x).unwrap()];
     let plan = Plan::new(&g, lower, &keep, PlanOptions::default()).unwrap();
     let applies = plan.dispatches.iter().filter(|d| d.kernel.name == "group_norm_apply").count();
@@ -229,8 +227,8 @@ fn conv_and_norm(
     OPS.iter().for_each(|op| lower.force(op, "winograd4"));
     lower.force("conv_moments", variant);
     lower.force("group_norm_stats", splits);
-    lower.forward().unwrap();
-    lower.backward(&[(y, seed)], &[x]).unwrap();
+    lower.forward(&g).unwrap();
+    lower.backward(&g, &[(y, seed)], &[x]).unwrap();
     let keep = [y, lower.grad(x).unwrap()];
     let plan = Plan::new(&g, lower, &keep, PlanOptions::default()).unwrap();
     let moments = |d: &&Dispatch| {

@@ -148,7 +148,7 @@ impl Classifier {
         let logits = build_encoder(model, &mut graph, x, t, None)?;
         let mut lower = Lower::new(&graph, &gpu.caps);
         lower.keep_prepared();
-        lower.forward()?;
+        lower.forward(&graph)?;
         let plan = Plan::new(&graph, lower, &[logits], PlanOptions::default())?;
         let weights = upload(&self.device, &self.network, &plan, &graph.params).await?;
         let options = CompileOptions::default();

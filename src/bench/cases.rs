@@ -5,7 +5,7 @@ use crate::caps::Caps;
 use crate::gpu::Gpu;
 use crate::gpu::Ticket;
 use crate::graph::{
-    DType, FlatKind, Graph, Lower, ParamInfo, ParamLayout, Plan, PlanOptions, Storage, TensorId,
+    DType, FlatKind, Graph, Lower, ParamInfo, Plan, PlanOptions, Storage, TensorId,
 };
 use crate::model::{
     ModelConfig, UNetConfig, UNetInputs, build, build_encoder, initialise, model_preset,
@@ -369,19 +369,19 @@ impl Case {
         if self.seed.is_none() {
             lower.keep_prepared();
         }
-        lower.forward()?;
+        lower.forward(&self.graph)?;
         let mut results = vec![self.output];
         let trains = self.direction == Direction::Step;
         if let Some((tensor, mut gradient)) = self.seed {
             if trains && self.half {
                 gradient = ops::loss_scale(&mut lower, gradient)?;
             }
-            lower.backward(&[(tensor, gradient)], &self.wanted)?;
+            lower.backward(&self.graph, &[(tensor, gradient)], &self.wanted)?;
             results.extend(self.wanted.iter().filter_map(|id| lower.grad(*id)));
         }
         let mut hyper = None;
         if trains {
-            let layout = ParamLayout::of(&self.graph, caps.max_binding.min(caps.max_buffer));
+            let layout = self.graph.param_layout(caps.max_binding.min(caps.max_buffer));
             hyper = Some(ops::optimizer_step(&mut lower, &layout, self.half)?.hyper);
         }
         let plan = Plan::new(&self.graph, lower, &results, PlanOptions::default())?;

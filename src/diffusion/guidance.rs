@@ -53,9 +53,9 @@ impl GuideGraph {
     pub fn plan(&self, caps: &Caps) -> Result<(Plan, TensorId)> {
         let mut lower = Lower::new(&self.graph, caps);
         lower.keep_prepared();
-        lower.forward()?;
+        lower.forward(&self.graph)?;
         lower.freeze_params();
-        lower.backward(&[(self.loss, self.seed)], &[self.x])?;
+        lower.backward(&self.graph, &[(self.loss, self.seed)], &[self.x])?;
         let gradient = lower.grad(self.x).ok_or_else(|| {
             Error::Config("the classifier's output does not depend on the image".into())
         })?;

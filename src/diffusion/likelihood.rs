@@ -82,7 +82,7 @@ impl LikelihoodGraph {
     pub fn plan(&self, caps: &Caps) -> Result<Plan> {
         let mut lower = Lower::new(&self.graph, caps);
         lower.keep_prepared();
-        lower.forward()?;
+        lower.forward(&self.graph)?;
         Plan::new(&self.graph, lower, &[self.terms], PlanOptions::default())
     }
 }

@@ -160,7 +160,7 @@ impl SamplingGraph {
     pub fn plan(&self, caps: &Caps) -> Result<Plan> {
         let mut lower = Lower::new(&self.graph, caps);
         lower.keep_prepared();
-        lower.forward()?;
+        lower.forward(&self.graph)?;
         let keep: Vec<TensorId> = std::iter::once(self.x).chain(self.x0).collect();
         Plan::new(&self.graph, lower, &keep, PlanOptions::default())
     }

@@ -6,7 +6,8 @@
 //! kernel that binds once ([`Binding::overwritten_by`](crate::kernel::Binding)). For
 //! memory, both are one tensor from then on.
 
-use super::{Dispatch, Storage, TensorId, TensorInfo};
+use super::dispatch::Dispatch;
+use super::tensor::{Storage, TensorId, TensorInfo};
 use crate::kernel::Access;
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
 //! What an op asks to run, and the check that it fits the kernel.
 
-use super::TensorId;
+use super::tensor::TensorId;
 use crate::kernel::{Defines, Kernel, KernelOf, Params};
 use crate::{Error, Result};
 

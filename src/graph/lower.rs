@@ -1,9 +1,10 @@
-//! Lowering: from nodes to dispatches, forward and backward.
+//! The state of a lowering: what ops ask, and what they add to it.
 
 use super::choice::Chooser;
+use super::dispatch::{Cost, Dispatch};
 use super::launch::{Launch, Launchable, Request};
 use super::notes::Notes;
-use super::{Cost, DType, Dispatch, FlatKind, Graph, Node, Storage, TensorId, TensorInfo};
+use super::tensor::{DType, FlatKind, Storage, TensorId, TensorInfo};
 use crate::caps::Caps;
 use crate::kernel::{Access, Binding, Kernel};
 use crate::tuning::Tuning;
@@ -29,52 +30,30 @@ impl Target {
 }
 
 /// The lowering of one graph in progress.
-pub struct Lower<'g> {
-    graph: &'g Graph,
+pub struct Lower {
     /// Device properties that decide variants.
     pub caps: Caps,
     pub(super) tensors: Vec<TensorInfo>,
     pub(super) dispatches: Vec<Dispatch>,
     pub(super) chooser: Chooser,
-    grads: HashMap<TensorId, TensorId>,
+    pub(super) grads: HashMap<TensorId, TensorId>,
     /// Values recomputed in the backward walk replace the first ones.
-    recomputed: HashMap<TensorId, TensorId>,
-    requires_grad: HashSet<TensorId>,
-    accumulate_params: bool,
-    freeze_params: bool,
+    pub(super) recomputed: HashMap<TensorId, TensorId>,
+    pub(super) requires_grad: HashSet<TensorId>,
+    pub(super) accumulate_params: bool,
+    pub(super) freeze_params: bool,
     /// What ops tell each other about tensors.
-    notes: Notes,
+    pub(super) notes: Notes,
     /// Bytes that [`Lower::prepared`] may still keep.
-    prepared_room: u64,
-    label: String,
-    node_index: u32,
+    pub(super) prepared_room: u64,
+    pub(super) label: String,
+    pub(super) node_index: u32,
 }
 
 /// What [`Lower::keep_prepared`] lets a plan keep.
 const PREPARED_BYTES: u64 = 256 << 20;
 
-impl<'g> Lower<'g> {
-    /// Starts with the graph's own tensors. Variants are taken as `caps`
-    /// force them or are tuned.
-    pub fn new(graph: &'g Graph, caps: &Caps) -> Self {
-        Lower {
-            graph,
-            caps: caps.clone(),
-            tensors: graph.tensors.clone(),
-            dispatches: Vec::new(),
-            chooser: Chooser::of(caps),
-            grads: HashMap::new(),
-            recomputed: HashMap::new(),
-            requires_grad: HashSet::new(),
-            accumulate_params: false,
-            freeze_params: false,
-            notes: graph.notes.clone(),
-            prepared_room: 0,
-            label: String::new(),
-            node_index: 0,
-        }
-    }
-
+impl Lower {
     /// Makes parameter gradients add to what is there (micro-batches after
     /// the first).
     pub fn accumulate_params(&mut self, on: bool) {
@@ -128,75 +107,6 @@ impl<'g> Lower<'g> {
         rule: usize,
     ) -> usize {
         self.chooser.choose(self.node_index as usize, op, shape, candidates, rule)
-    }
-
-    /// Lowers every node forward.
-    pub fn forward(&mut self) -> Result<()> {
-        let graph = self.graph;
-        for (i, node) in graph.nodes.iter().enumerate() {
-            self.forward_node(i, node)?;
-        }
-        Ok(())
-    }
-
-    fn forward_node(&mut self, index: usize, node: &Node) -> Result<()> {
-        self.label = format!("{}:{}", node.scope, node.op.name());
-        self.node_index = index as u32;
-        node.op.forward(self, node)
-    }
-
-    /// Walks the nodes backwards. `seeds` give d loss / d tensor for the
-    /// outputs; gradients are formed for `inputs` and, unless frozen, all parameters.
-    pub fn backward(&mut self, seeds: &[(TensorId, TensorId)], inputs: &[TensorId]) -> Result<()> {
-        let graph = self.graph;
-        self.requires_grad = inputs.iter().copied().collect();
-        for (i, t) in graph.tensors.iter().enumerate() {
-            if matches!(t.storage, Storage::Param(_)) && !self.freeze_params {
-                self.requires_grad.insert(TensorId(i as u32));
-            }
-        }
-        for node in &graph.nodes {
-            if node.inputs.iter().any(|i| self.requires_grad.contains(i)) {
-                self.requires_grad.extend(node.outputs.iter().copied());
-            }
-        }
-        self.grads.extend(seeds.iter().copied());
-        let mut current = None;
-        for (i, node) in graph.nodes.iter().enumerate().rev() {
-            if node.region.is_some() && node.region != current {
-                self.recompute(node.region)?;
-            }
-            current = node.region;
-            let wanted = node.inputs.iter().any(|i| self.requires_grad.contains(i));
-            let reached = node.outputs.iter().any(|o| self.grads.contains_key(o));
-            if wanted && reached {
-                self.label = format!("{}:{}.backward", node.scope, node.op.name());
-                self.node_index = i as u32;
-                node.op.backward(self, node)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Lowers a region's nodes once more onto fresh tensors. The values that
-    /// other parts of the graph read keep their first copy, so only what is
-    /// inside the region is held twice in time.
-    fn recompute(&mut self, region: Option<u32>) -> Result<()> {
-        let graph = self.graph;
-        self.recomputed.clear();
-        let inside = |n: &&Node| n.region == region;
-        for node in graph.nodes.iter().filter(inside) {
-            for id in &node.outputs {
-                let mut info = self.tensors[id.index()].clone();
-                info.storage = Storage::Slot;
-                let fresh = self.push_tensor(info);
-                self.recomputed.insert(*id, fresh);
-            }
-        }
-        for (i, node) in graph.nodes.iter().enumerate().filter(|(_, n)| inside(n)) {
-            self.forward_node(i, node)?;
-        }
-        Ok(())
     }
 
     /// The tensor that holds `id`'s value at this point of the plan.
@@ -290,7 +200,7 @@ impl<'g> Lower<'g> {
         self.label = label.into();
     }
 
-    fn push_tensor(&mut self, info: TensorInfo) -> TensorId {
+    pub(super) fn push_tensor(&mut self, info: TensorInfo) -> TensorId {
         self.tensors.push(info);
         TensorId(self.tensors.len() as u32 - 1)
     }

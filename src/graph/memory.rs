@@ -8,8 +8,9 @@
 //! One tensor a buffer would need up to 1.47 times the live set on the published
 //! networks, since a buffer made for a large image holds one small one just as well.
 
+use super::dispatch::Dispatch;
 use super::packing::{Block, live_peak, pack};
-use super::{Dispatch, PlanOptions, Storage, TensorId, TensorInfo};
+use super::tensor::{Storage, TensorId, TensorInfo};
 use crate::caps::Caps;
 use crate::kernel::Access;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,6 +25,16 @@ pub(crate) const GUARD: u64 = ALIGN;
 /// What slots may waste before reads are bound as writable: a tenth of the live set, or little.
 const WASTE: u64 = 10;
 const LITTLE: u64 = 1 << 19;
+
+/// Options of planning.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlanOptions {
+    /// Give every tensor its own slot and overwrite none (to find aliasing faults).
+    pub no_reuse: bool,
+    /// Bind what is read as writable wherever that saves memory, however little, instead
+    /// of where more than a tenth is wasted (to find faults in this).
+    pub writable_reads: bool,
+}
 
 /// A tensor's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

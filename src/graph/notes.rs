@@ -1,6 +1,6 @@
 //! What ops tell each other about tensors. The types of the notes belong to the ops.
 
-use super::TensorId;
+use super::tensor::TensorId;
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,6 @@
 //! Parameters: names, layouts in files and on the device, initial values,
 //! and their places in flat, chunked buffers.
 
-use super::Graph;
-
 /// How a parameter is laid out in a checkpoint; on the device the innermost
 /// extent is always the output channel, so that vector loads run along it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,12 +120,8 @@ impl ParamLayout {
         Self::with_packed(params, &vec![false; params.len()], max_bytes)
     }
 
-    /// The layout of a network's parameters.
-    pub fn of(graph: &Graph, max_bytes: u64) -> Self {
-        Self::with_packed(&graph.params, &graph.packed_params(), max_bytes)
-    }
-
-    fn with_packed(params: &[ParamInfo], packed: &[bool], max_bytes: u64) -> Self {
+    /// As [`ParamLayout::new`]; those that are `packed`, which are read as half, come first.
+    pub fn with_packed(params: &[ParamInfo], packed: &[bool], max_bytes: u64) -> Self {
         let mut layout =
             ParamLayout { places: vec![(0, 0); params.len()], chunks: Vec::new(), packed: 0 };
         layout.fill(params, |i| packed[i], ALIGN / 2, max_bytes);

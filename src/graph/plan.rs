@@ -1,96 +1,17 @@
 //! The plan: dispatches in order, with a place in memory for every tensor.
 
 use super::choice::Choice;
+use super::dispatch::Dispatch;
 use super::in_place::work_in_place;
-use super::{Graph, Lower, ParamLayout, Slots, Storage, TensorId, TensorInfo, assign_slots};
+use super::lower::Lower;
+use super::memory::{PlanOptions, Slots, assign_slots};
+use super::nodes::Graph;
+use super::params::ParamLayout;
+use super::tensor::{Storage, TensorId, TensorInfo};
 use crate::caps::{Caps, human_bytes};
-use crate::kernel::{Access, Kernel};
+use crate::kernel::Access;
 use crate::{Error, Result};
 use std::collections::HashSet;
-
-/// The flat buffers over all parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FlatKind {
-    /// Current weights.
-    Weights,
-    /// Gradients.
-    Grads,
-    /// AdamW's first moment.
-    ExpAvg,
-    /// AdamW's second moment.
-    ExpAvgSq,
-    /// Exponential moving average number `0` of the weights.
-    Ema(u8),
-    /// Half-precision copy of the packed chunks of the weights.
-    Half,
-    /// The same of moving average number `0`.
-    HalfEma(u8),
-    /// One chunk of four floats: the state of the loss scale, see
-    /// [`crate::ops::LossScale`].
-    LossScale,
-}
-
-impl FlatKind {
-    /// The packed copy of this kind.
-    pub fn half(self) -> Option<FlatKind> {
-        match self {
-            FlatKind::Weights => Some(FlatKind::Half),
-            FlatKind::Ema(i) => Some(FlatKind::HalfEma(i)),
-            _ => None,
-        }
-    }
-
-    /// Bytes of an element.
-    pub fn element_bytes(self) -> u64 {
-        if self.is_half() { 2 } else { 4 }
-    }
-
-    /// Whether it holds halves, and of packed chunks only.
-    pub fn is_half(self) -> bool {
-        matches!(self, FlatKind::Half | FlatKind::HalfEma(_))
-    }
-}
-
-/// Work of a dispatch: arithmetic, and bytes if everything bound were touched once.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Cost {
-    /// Floating-point operations (a multiply-add counts two).
-    pub flops: u64,
-    /// Bytes bound.
-    pub bytes: u64,
-}
-
-/// One kernel launch.
-#[derive(Debug, Clone)]
-pub struct Dispatch {
-    /// The kernel.
-    pub kernel: &'static Kernel,
-    /// Its variant.
-    pub defines: Vec<i64>,
-    /// Its uniform block.
-    pub params: Vec<u8>,
-    /// Binding number, tensor, use.
-    pub bindings: Vec<(u32, TensorId, Access)>,
-    /// Bit n set: binding n, which is only read, is bound as writable, since this launch
-    /// or another of the same variant writes elsewhere in its buffer.
-    pub writable_reads: u32,
-    /// Workgroups in all.
-    pub groups: u64,
-    /// Which node it belongs to.
-    pub label: String,
-    /// Its work.
-    pub cost: Cost,
-}
-
-/// Options of planning.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PlanOptions {
-    /// Give every tensor its own slot and overwrite none (to find aliasing faults).
-    pub no_reuse: bool,
-    /// Bind what is read as writable wherever that saves memory, however little, instead
-    /// of where more than a tenth is wasted (to find faults in this).
-    pub writable_reads: bool,
-}
 
 /// A static program: built once, replayed for every step.
 #[derive(Debug, Clone)]
@@ -161,7 +82,7 @@ impl Plan {
         if !options.no_reuse {
             work_in_place(&tensors, &mut dispatches);
         }
-        let params = ParamLayout::of(graph, caps.max_binding.min(caps.max_buffer));
+        let params = graph.param_layout(caps.max_binding.min(caps.max_buffer));
         let slots = assign_slots(&tensors, &dispatches, &caps, options);
         slots.bind_writable(&mut dispatches);
         let plan = Plan { tensors, dispatches, slots, params, choices };

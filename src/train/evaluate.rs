@@ -75,7 +75,7 @@ impl Evaluator {
     ) -> Result<Evaluator> {
         let (graph, wiring) = evaluation_graph(model, diffusion, config)?;
         let mut lower = Lower::new(&graph, &ctx.gpu.caps);
-        lower.forward()?;
+        lower.forward(&graph)?;
         let sums = lower_sums(&mut lower, &wiring)?;
         let plan = Plan::new(&graph, lower, &sums, PlanOptions::default())?;
         let options = CompileOptions { weights, ..Default::default() };

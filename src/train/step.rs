@@ -212,7 +212,7 @@ fn lower_micro(
 ) -> Result<(Plan, Vec<TensorId>)> {
     let mut lower = Lower::new(graph, caps);
     lower.accumulate_params(accumulate);
-    lower.forward()?;
+    lower.forward(graph)?;
     let sums = lower_sums(&mut lower, wiring)?;
     let mut seeds = wiring.seeds();
     if half {
@@ -220,7 +220,7 @@ fn lower_micro(
             *seed = ops::loss_scale(&mut lower, *seed)?;
         }
     }
-    lower.backward(&seeds, &[])?;
+    lower.backward(graph, &seeds, &[])?;
     let keep: Vec<TensorId> =
         sums.iter().copied().chain(wiring.terms.iter().map(|t| t.values)).collect();
     Ok((Plan::new(graph, lower, &keep, PlanOptions::default())?, sums))

@@ -98,7 +98,7 @@ pub fn run_unet(case: &unet::Case) -> Outputs {
         keep.push(*id);
     }
     let mut lower = Lower::new(&g, &ctx.gpu.caps);
-    lower.forward().map_err(text)?;
+    lower.forward(&g).map_err(text)?;
     let plan = Plan::new(&g, lower, &keep, PlanOptions::default()).map_err(text)?;
     let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[FlatKind::Weights]).map_err(text)?;
     flat.write(ctx.gpu, FlatKind::Weights, &g.params, &weights(&g.params, case.salt))

@@ -23,8 +23,8 @@ pub fn run_encoder(case: &Case) -> Outputs {
     let logits = build_encoder(&config, &mut g, x, t, None).map_err(text)?;
     let seed = g.input("seed", &[n, config.out_channels], DType::F32);
     let mut lower = Lower::new(&g, &ctx.gpu.caps);
-    lower.forward().map_err(text)?;
-    lower.backward(&[(logits, seed)], &[x]).map_err(text)?;
+    lower.forward(&g).map_err(text)?;
+    lower.backward(&g, &[(logits, seed)], &[x]).map_err(text)?;
     let dx = lower.grad(x).ok_or("the image has no gradient")?;
     let mut names: Vec<String> = vec!["out.y".into(), "out.cond_grad".into()];
     let mut keep = vec![logits, dx];

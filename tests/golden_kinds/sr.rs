@@ -45,7 +45,7 @@ fn run_area(shape: [usize; 4], hi: &[f32], small: usize) -> Result<Vec<f32>, Str
     let x = g.input("x", &[n, h, w, c], DType::F32);
     let y = resize_area(&mut g, x, [small, small]).map_err(text)?;
     let mut lower = Lower::new(&g, &ctx.gpu.caps);
-    lower.forward().map_err(text)?;
+    lower.forward(&g).map_err(text)?;
     let plan = Plan::new(&g, lower, &[y], PlanOptions::default()).map_err(text)?;
     let flat = FlatBuffers::new(ctx.gpu, &plan.params, &[]).map_err(text)?;
     let program = Program::compile(ctx, plan, &flat, CompileOptions::default()).map_err(text)?;

@@ -43,7 +43,7 @@ pub fn forward_on(
     keep: &[TensorId],
 ) -> Vec<Vec<f32>> {
     let mut lower = Lower::new(graph, &gpu.caps);
-    lower.forward().unwrap();
+    lower.forward(graph).unwrap();
     if let Some(launch) = extra {
         launch(&mut lower);
     }

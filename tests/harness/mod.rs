@@ -14,9 +14,7 @@
 
 use demist::caps::Caps;
 use demist::gpu::Gpu;
-use demist::graph::{
-    DType, FlatKind, Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots,
-};
+use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId, verify_slots};
 use demist::ops;
 use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 
@@ -232,8 +230,10 @@ impl<'a> Bench<'a> {
         let name = &self.case.name;
         let mut lower = Lower::new(&self.graph, &gpu.caps);
         self.forced.iter().for_each(|(op, candidate)| lower.force(op, candidate));
-        lower.forward().unwrap_or_else(|e| panic!("{name}: {e}"));
-        lower.backward(&self.seeds, &self.floats).unwrap_or_else(|e| panic!("{name}: {e}"));
+        lower.forward(&self.graph).unwrap_or_else(|e| panic!("{name}: {e}"));
+        lower
+            .backward(&self.graph, &self.seeds, &self.floats)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         let grads: Vec<_> = self.floats.iter().map(|x| lower.grad(*x)).collect();
         let mut keep = vec![self.out];
         keep.extend(&self.sides);
@@ -247,7 +247,7 @@ impl<'a> Bench<'a> {
         }
         verify_slots(&plan.tensors, &plan.dispatches, &plan.slots)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
-        let layout = ParamLayout::of(&self.graph, gpu.caps.max_binding);
+        let layout = self.graph.param_layout(gpu.caps.max_binding);
         let kinds = [FlatKind::Weights, FlatKind::Half, FlatKind::Grads];
         let flat = FlatBuffers::new(gpu, &layout, &kinds).unwrap();
         flat.write(gpu, FlatKind::Weights, &self.graph.params, params).unwrap();
