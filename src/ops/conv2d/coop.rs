@@ -5,7 +5,7 @@
 //! rounded for it. Winograd's products do not: the transformed values would have to be
 //! rounded.
 
-use super::family::{Bindings, Family, Names, StagedDefines};
+use super::family::{Bindings, Family, FamilyDefines, KernelNames};
 use super::geometry::Direction;
 use super::tiles::COOP_TILES;
 use crate::caps::Coop;
@@ -35,7 +35,7 @@ defines! {
     }
 }
 
-impl StagedDefines for CoopDefines {
+impl FamilyDefines for CoopDefines {
     fn direction(&self) -> Direction {
         if self.dx { Direction::InputGrad } else { Direction::Forward }
     }
@@ -49,7 +49,7 @@ static BINDINGS: Bindings = Bindings::new("COOP", "COOP");
 
 /// `conv2d_coop` and its siblings.
 pub(super) static COOP: Family<CoopDefines> = Family::new(
-    Names {
+    KernelNames {
         forward: "conv2d_coop",
         forward_part: "conv2d_coop_part",
         input_grad: "conv2d_dx_coop",

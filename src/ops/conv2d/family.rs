@@ -6,7 +6,7 @@ use super::split::StagedParams;
 use crate::kernel::{Binding, Defines, Kernel, KernelOf, accumulate, read, write};
 
 /// The defines of such a shader.
-pub(super) trait StagedDefines: Defines {
+pub(super) trait FamilyDefines: Defines {
     /// Which direction a variant computes.
     fn direction(&self) -> Direction;
 
@@ -15,7 +15,7 @@ pub(super) trait StagedDefines: Defines {
 }
 
 /// Whether a variant belongs to one of the four kernels.
-fn belongs<D: StagedDefines, const DX: bool, const PART: bool>(d: &D) -> bool {
+fn belongs<D: FamilyDefines, const DX: bool, const PART: bool>(d: &D) -> bool {
     (d.direction() == Direction::InputGrad) == DX && d.is_part() == PART
 }
 
@@ -50,7 +50,7 @@ impl Bindings {
 }
 
 /// The names of the four kernels.
-pub(super) struct Names {
+pub(super) struct KernelNames {
     pub forward: &'static str,
     pub forward_part: &'static str,
     pub input_grad: &'static str,
@@ -64,9 +64,13 @@ pub(super) struct Family<D> {
     input_grad: [KernelOf<StagedParams, D>; 2],
 }
 
-impl<D: StagedDefines> Family<D> {
+impl<D: FamilyDefines> Family<D> {
     /// Describes the shader `source`.
-    pub const fn new(names: Names, source: &'static str, bindings: &'static Bindings) -> Self {
+    pub const fn new(
+        names: KernelNames,
+        source: &'static str,
+        bindings: &'static Bindings,
+    ) -> Self {
         let b = bindings;
         Family {
             forward: [

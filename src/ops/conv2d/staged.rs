@@ -5,7 +5,7 @@
 //! one more copy and barriers that split the kernel.
 
 use super::coop::{self, COOP, CoopDefines};
-use super::family::{Bindings, Family, Names, StagedDefines};
+use super::family::{Bindings, Family, FamilyDefines, KernelNames};
 use super::geometry::{Direction, Forward, Geometry, InputGrad, Product};
 use super::split::{Parts, Shares, sum_forward, sum_input_grad};
 use super::tiles::{STAGED_ROWS, StagedTile};
@@ -14,7 +14,7 @@ use crate::kernel::Kernel;
 use crate::{Result, defines, named};
 
 defines! {
-    struct SingleDefines {
+    struct StagedDefines {
         /// Rows that an invocation owns.
         tm: u32 in STAGED_ROWS,
         emb: bool,
@@ -38,7 +38,7 @@ defines! {
     }
 }
 
-impl StagedDefines for SingleDefines {
+impl FamilyDefines for StagedDefines {
     fn direction(&self) -> Direction {
         if self.dx { Direction::InputGrad } else { Direction::Forward }
     }
@@ -51,8 +51,8 @@ impl StagedDefines for SingleDefines {
 static BINDINGS: Bindings = Bindings::new("HALF_X", "HALF_Y");
 
 /// `conv2d_staged` and its siblings, which multiply single numbers of 32 bits.
-static SINGLE: Family<SingleDefines> = Family::new(
-    Names {
+static STAGED: Family<StagedDefines> = Family::new(
+    KernelNames {
         forward: "conv2d_staged",
         forward_part: "conv2d_staged_part",
         input_grad: "conv2d_dx_staged",
@@ -63,11 +63,11 @@ static SINGLE: Family<SingleDefines> = Family::new(
 );
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
-    [SINGLE.with_variants(), COOP.with_variants()].concat()
+    [STAGED.with_variants(), COOP.with_variants()].concat()
 }
 
 /// A launch of one direction.
-struct Pass<'a> {
+struct StagedLaunch<'a> {
     direction: Direction,
     /// The image that is read, and the weight.
     operands: [NamedTensor; 2],
@@ -80,10 +80,10 @@ struct Pass<'a> {
     half_y: bool,
 }
 
-impl Pass<'_> {
+impl StagedLaunch<'_> {
     /// Launches the product in tiles of this kind. Where workgroups share a tile, their
     /// parts are returned, for who adds them up.
-    fn launch(self, lower: &mut Lower, g: &Geometry, tile: StagedTile) -> Result<Option<Parts>> {
+    fn run(self, lower: &mut Lower, g: &Geometry, tile: StagedTile) -> Result<Option<Parts>> {
         let shares = Shares::choose(lower, g, self.direction, tile);
         let Product { rows, columns, .. } = g.product(self.direction);
         let partial = (shares.splits > 1)
@@ -96,11 +96,11 @@ impl Pass<'_> {
         let dx = self.direction == Direction::InputGrad;
         let (params, groups, flops) = (shares.params(g), shares.groups(), g.flops());
         if tile.coop == 0 {
-            let Pass { half_x, half_y, .. } = self;
+            let StagedLaunch { half_x, half_y, .. } = self;
             let tm = tile.tm();
             lower.launch(Launch {
-                kernel: SINGLE.kernel(self.direction, split),
-                defines: SingleDefines { tm, emb, residual, half_x, half_y, dx, acc, split },
+                kernel: STAGED.kernel(self.direction, split),
+                defines: StagedDefines { tm, emb, residual, half_x, half_y, dx, acc, split },
                 params,
                 bindings: &bindings,
                 groups,
@@ -129,7 +129,7 @@ pub(super) fn forward(
     t: &Forward,
 ) -> Result<()> {
     let Forward { x, weight, add, y } = *t;
-    let pass = Pass {
+    let launch = StagedLaunch {
         direction: Direction::Forward,
         operands: named![x, weight],
         store: &named![bias: add.bias, emb: add.emb, residual: add.residual, y],
@@ -139,7 +139,7 @@ pub(super) fn forward(
         half_x: lower.is_half(x),
         half_y: lower.is_half(y),
     };
-    match pass.launch(lower, g, tile)? {
+    match launch.run(lower, g, tile)? {
         Some(parts) => sum_forward(lower, g, parts, t),
         None => Ok(()),
     }
@@ -153,7 +153,7 @@ pub(super) fn input_grad(
     t: &InputGrad,
 ) -> Result<()> {
     let InputGrad { dy, weight, dx } = *t;
-    let pass = Pass {
+    let launch = StagedLaunch {
         direction: Direction::InputGrad,
         operands: named![dy, weight],
         store: &named![dx: dx.tensor],
@@ -163,7 +163,7 @@ pub(super) fn input_grad(
         half_x: lower.is_half(dx.tensor),
         half_y: lower.is_half(dy),
     };
-    match pass.launch(lower, g, tile)? {
+    match launch.run(lower, g, tile)? {
         Some(parts) => sum_input_grad(lower, g, parts, t),
         None => Ok(()),
     }

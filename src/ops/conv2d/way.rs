@@ -40,23 +40,24 @@ pub(super) enum WeightWay {
     Direct(RegisterTile),
 }
 
-/// The names of two choices: whether a filter is used, and which tile is used otherwise.
-struct Names {
+/// The names of a pass's choices.
+struct ChoiceNames {
+    /// Whether a filter is used, and which.
     filter: &'static str,
+    /// Which tile is used otherwise.
     tile: &'static str,
 }
 
-const FORWARD: Names = Names { filter: "conv3x3", tile: "conv2d" };
-const INPUT_GRAD: Names = Names { filter: "conv3x3_dx", tile: "conv2d_dx" };
-const WEIGHT_GRAD: Names = Names { filter: "conv3x3_dw", tile: "conv2d_dw" };
+const FORWARD: ChoiceNames = ChoiceNames { filter: "conv3x3", tile: "conv2d" };
+const INPUT_GRAD: ChoiceNames = ChoiceNames { filter: "conv3x3_dx", tile: "conv2d_dx" };
+const WEIGHT_GRAD: ChoiceNames = ChoiceNames { filter: "conv3x3_dw", tile: "conv2d_dw" };
 
 /// The way of a forward convolution.
 pub(super) fn choose_forward(lower: &mut Lower, g: &Geometry, t: &Forward) -> Way {
-    let single = !lower.is_half(t.x) && !lower.is_half(t.y);
     let operands = Operands {
         half: all_half(lower, &[t.x, t.weight, t.y]),
         bits: bits(lower, t.x),
-        uniform_scalars: single,
+        uniform_scalars: !lower.is_half(t.x) && !lower.is_half(t.y),
         turns: if g.vec() { g.cin / 4 } else { g.cin },
     };
     choose(lower, FORWARD, g, Direction::Forward, operands)
@@ -87,7 +88,7 @@ struct Operands {
 
 fn choose(
     lower: &mut Lower,
-    names: Names,
+    names: ChoiceNames,
     g: &Geometry,
     direction: Direction,
     operands: Operands,
@@ -142,7 +143,7 @@ const WEIGHT_BYTES: u64 = 64 << 20;
 /// every turn of its products; on software drivers it needs uniform loads, too.
 fn choose_filter(
     lower: &mut Lower,
-    names: Names,
+    names: ChoiceNames,
     key: &[usize],
     g: &Geometry,
     half: bool,
