@@ -1,4 +1,4 @@
-//! The ops: one file each, with the mathematics, the shape check, forward,
+//! The ops: one file or folder each, with the mathematics, the shape check, forward,
 //! backward and the kernels it launches. `shaders/`, `reference/` and
 //! `tests/` use the same names.
 
@@ -30,8 +30,10 @@ mod repeat;
 mod resample;
 mod resize;
 mod silu;
+mod sum_rows;
 mod timestep_embedding;
 mod vlb;
+mod workgroups;
 
 pub use adamw::{AdamW, OptimizerTensors, optimizer_step};
 pub use add::add;
@@ -64,21 +66,10 @@ pub use silu::silu;
 pub use timestep_embedding::timestep_embedding;
 pub use vlb::{VLB_COEFS, VlbOptions, likelihood_terms, vlb};
 
-use crate::graph::{Launch, Lower, Target, TensorId};
-use crate::kernel::{Kernel, KernelOf, accumulate, read};
-use crate::{Result, defines, named, params};
+pub(crate) use sum_rows::sum_rows;
+pub(crate) use workgroups::{GROUP, LOOP_TURNS, groups};
 
-/// Invocations per workgroup of the one-dimensional kernels.
-pub(crate) const GROUP: u64 = 64;
-
-/// Loop turns that an invocation may take, nested loops included: llvmpipe of
-/// Mesa 22.3 silently leaves all loops after 65,535 turns.
-pub(crate) const LOOP_TURNS: u64 = 32_768;
-
-/// Workgroups for `invocations`.
-pub(crate) fn groups(invocations: u64) -> u64 {
-    invocations.div_ceil(GROUP)
-}
+use crate::kernel::Kernel;
 
 /// Every kernel of the crate with the define values that its ops use, for
 /// tests that compile and reflect all variants.
@@ -111,58 +102,6 @@ pub fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     all.extend(grad_norm::kernels());
     all.extend(adamw::kernels());
     all.extend(ema::kernels());
-    all.push(SUM_ROWS.with_variants());
+    all.extend(sum_rows::kernels());
     all
-}
-
-params! {
-    struct SumRowsParams { batch: u32, rows: u32, channels: u32 }
-}
-
-defines! {
-    struct SumRowsDefines { acc: bool, half_x: bool }
-}
-
-static SUM_ROWS: KernelOf<SumRowsParams, SumRowsDefines> = KernelOf::new(
-    "sum_rows",
-    include_str!("../../shaders/sum_rows.wgsl"),
-    &[read("x").half("HALF_X"), accumulate("y")],
-);
-
-/// Adds `x` [batch, rows, channels] over its rows into `y` [batch, channels];
-/// long columns in two stages.
-pub(crate) fn sum_rows(
-    lower: &mut Lower,
-    x: TensorId,
-    [batch, rows, channels]: [usize; 3],
-    y: Target,
-) -> Result<()> {
-    // Images are halvable where they are large, so a power of two divides.
-    let mut parts = 1;
-    while (rows / parts) as u64 > LOOP_TURNS && (rows / parts).is_multiple_of(2) {
-        parts *= 2;
-    }
-    if parts == 1 {
-        return launch_sum_rows(lower, x, [batch, rows, channels], y);
-    }
-    let partial = lower.temp("partial", &[batch * parts, channels]);
-    launch_sum_rows(lower, x, [batch * parts, rows / parts, channels], Target::assign(partial))?;
-    launch_sum_rows(lower, partial, [batch, parts, channels], y)
-}
-
-fn launch_sum_rows(
-    lower: &mut Lower,
-    x: TensorId,
-    [batch, rows, channels]: [usize; 3],
-    y: Target,
-) -> Result<()> {
-    let p = SumRowsParams { batch: batch as u32, rows: rows as u32, channels: channels as u32 };
-    lower.launch(Launch {
-        kernel: &SUM_ROWS,
-        defines: SumRowsDefines { acc: y.add, half_x: lower.is_half(x) },
-        params: p,
-        bindings: &named![x, y: y.tensor],
-        groups: groups((batch * channels) as u64),
-        flops: (batch * rows * channels) as u64,
-    })
 }
