@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::decode::{Pixels, decode};
-use super::{DataOptions, Dataset};
+use super::set::{DataOptions, Dataset};
 use crate::{Error, Result};
 
 /// The JSON beside the image.

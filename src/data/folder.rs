@@ -10,11 +10,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::decode::{Pixels, decode_file};
-use super::{DataOptions, Dataset, Store};
+use super::set::{DataOptions, Dataset, Store, UNLABELLED};
 use crate::{Error, Result};
-
-/// Class of the images that name none.
-pub(super) const UNLABELLED: &str = "unlabelled";
 
 /// What is remembered of a decoded file.
 struct Seen {

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
 
-use super::{DataOptions, Dataset};
+use super::set::{DataOptions, Dataset};
 use crate::{Error, Result};
 
 const IMAGES_MAGIC: u32 = 0x0803;

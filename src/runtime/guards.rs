@@ -2,16 +2,13 @@
 //! run has changed it. Native programs alone check them. See [`Caps::guarded`](crate::caps::Caps).
 #![cfg_attr(target_arch = "wasm32", allow(dead_code))]
 
+use super::guard_words::WORD;
 use super::memory::Location;
 use crate::gpu::Gpu;
 use crate::graph::{GUARD, Plan, Storage, TensorId};
 use crate::kernel::Access;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
-
-/// A guard word. Read as one float or as two halves it is not a number, and it is not
-/// the word that poisoned memory is filled with.
-const WORD: u32 = 0xfffe_fffe;
 
 /// Words that no kernel may change.
 struct Guard {
@@ -27,16 +24,6 @@ struct Guard {
 
 /// All guard words around the tensors of one program.
 pub(super) struct Guards(Vec<Guard>);
-
-/// Writes guard words into the first and the last `guard` bytes of a buffer.
-pub(super) fn fill_ends(gpu: &Gpu, buffer: &wgpu::Buffer, guard: u64) {
-    if guard > 0 {
-        let words = vec![WORD; guard as usize / 4];
-        for offset in [0, buffer.size() - guard] {
-            gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&words));
-        }
-    }
-}
 
 impl Guards {
     /// Those around everything that `plan` binds, as `locate` finds it.

@@ -1,6 +1,6 @@
 //! The memory of a program: slots, pinned tensors, parameter blocks.
 
-use super::guards::fill_ends;
+use super::guard_words::fill_ends;
 use super::state::FlatBuffers;
 use crate::gpu::Gpu;
 use crate::graph::{DType, FlatKind, Plan, Storage, TensorId};

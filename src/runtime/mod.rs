@@ -5,6 +5,7 @@
 
 mod compile;
 mod context;
+mod guard_words;
 mod guards;
 mod memory;
 #[cfg(feature = "files")]

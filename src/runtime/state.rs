@@ -1,7 +1,7 @@
 //! The flat buffers: weights, gradients, moments and EMA of all parameters,
 //! packed copies of some, and the loss scale.
 
-use super::guards::fill_ends;
+use super::guard_words::fill_ends;
 use crate::gpu::Gpu;
 use crate::graph::{FlatKind, GUARD, ParamInfo, ParamLayout};
 use crate::{Error, Result};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Global, Id, MAX_RANK, MAX_VALUES, Pickle, StorageRef, TensorRef, Value};
+use super::values::{Global, Id, MAX_RANK, MAX_VALUES, Pickle, StorageRef, TensorRef, Value};
 
 /// Runs one pickle.
 pub(super) struct Machine<'a> {
