@@ -18,9 +18,9 @@
 //! [`TimeKind::Processor`].
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use demist::bench::{Case, Planned, Prepared, TimeKind, WORKLOADS, Watch};
-use demist::gpu::Gpu;
-use demist::runtime::{Context, Pipelines};
+use demist::engine::bench::{Case, Planned, Prepared, TimeKind, WORKLOADS, Watch};
+use demist::engine::gpu::Gpu;
+use demist::engine::runtime::{Context, Pipelines};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -33,39 +33,58 @@
 //!
 //! # Where things are
 //!
-//! * The front door: [`Device`], [`Network`] and [`Generator`], at the crate's root.
-//! * What networks and processes are: [`model`], [`diffusion`], [`checkpoint`].
+//! * The front door, at the crate's root: [`Device`], [`Network`], [`Generator`],
+//!   [`Trainer`] and [`Classifier`].
+//! * What networks and processes are, and their files: [`model`], [`diffusion`],
+//!   [`recipe`], [`checkpoint`].
 //! * Images in and out: [`data`], [`output`].
-//! * The engine below, for those who write kernels: [`graph`], [`kernel`], [`ops`],
-//!   [`runtime`], [`gpu`].
+//! * Training, and a training run in a folder as the program does it: [`train`].
+//! * For those who write kernels: [`engine`].
 //!
 //! `ARCHITECTURE.md` in the repository tells how the modules depend on each other.
 #![warn(missing_docs)]
 
 mod api;
-#[cfg(feature = "files")]
-pub mod bench;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod blocking;
-pub mod caps;
 pub mod checkpoint;
 pub mod data;
 pub mod diffusion;
 mod error;
-#[cfg(feature = "files")]
-pub mod files;
-pub mod gpu;
-pub mod graph;
-pub mod kernel;
 pub mod model;
-pub mod ops;
 pub mod output;
 pub mod recipe;
-pub mod reference;
-pub mod rng;
-pub mod runtime;
 pub mod train;
+
+// Their public place is `engine`; inside the crate each is named from the root.
+#[cfg(feature = "files")]
+#[doc(hidden)]
+pub mod bench;
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub mod blocking;
+#[doc(hidden)]
+pub mod caps;
+#[doc(hidden)]
+pub mod gpu;
+#[doc(hidden)]
+pub mod graph;
+#[doc(hidden)]
+pub mod kernel;
+#[doc(hidden)]
+pub mod ops;
+#[doc(hidden)]
+pub mod rng;
+#[doc(hidden)]
+pub mod runtime;
+#[doc(hidden)]
 pub mod tuning;
+
+// Writing files whole or not at all, as the program and the tests do.
+#[cfg(feature = "files")]
+#[doc(hidden)]
+pub mod files;
+// Each op once more on the CPU, for tests to compare with.
+#[doc(hidden)]
+pub mod reference;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use api::block_on;
@@ -76,3 +95,30 @@ pub use api::{
     Watch, slerp,
 };
 pub use error::{Error, Result};
+
+pub mod engine {
+    //! The engine below the front door, for those who write kernels and ops, plan and
+    //! replay graphs, or measure.
+    //!
+    //! ```text
+    //! graph ── lowered by ops, with kernels ──> plan ── runtime ──> program on a gpu
+    //! ```
+    //!
+    //! [`graph`] holds nodes, tensors `[n, h, w, c]` and the plan with its memory; [`ops`]
+    //! appends nodes and knows each one's forward and backward launches; [`kernel`] is a
+    //! shader with its bindings, parameters and variants; [`gpu`] is an open device;
+    //! [`runtime`] compiles a plan and replays it. [`caps`] is what a device offers as plain
+    //! data, [`tuning`] which variants were measured to be the fastest, [`bench`] the
+    //! measuring, [`rng`] the counter-based random numbers of host and device.
+    //!
+    //! Names and signatures here change more often than those at the crate's root.
+
+    #[cfg(feature = "files")]
+    #[doc(inline)]
+    pub use crate::bench;
+    #[cfg(not(target_arch = "wasm32"))]
+    #[doc(inline)]
+    pub use crate::blocking;
+    #[doc(inline)]
+    pub use crate::{caps, gpu, graph, kernel, ops, rng, runtime, tuning};
+}

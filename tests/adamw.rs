@@ -3,15 +3,15 @@
 
 mod harness;
 
-use demist::caps::Caps;
-use demist::gpu::Gpu;
-use demist::graph::{
+use demist::engine::caps::Caps;
+use demist::engine::gpu::Gpu;
+use demist::engine::graph::{
     DType, FileLayout, FlatKind, Graph, Init, Lower, ParamInfo, ParamLayout, Plan, PlanOptions,
     verify_slots,
 };
-use demist::ops::{self, AdamW, Conv2d, OptimizerTensors, optimizer_step};
+use demist::engine::ops::{self, AdamW, Conv2d, OptimizerTensors, optimizer_step};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use demist::reference::{adamw as twin, grad_norm};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use harness::{device, narrow_device, rel_err, subgroup_device, values};
 
 const KINDS: [FlatKind; 5] =

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use demist::ops;
+use demist::engine::ops;
 use demist::reference;
 use harness::{Case, Twin};
 

@@ -4,8 +4,8 @@
 mod forward;
 mod harness;
 
-use demist::graph::{DType, Graph};
-use demist::ops::{AttentionOrder, attention};
+use demist::engine::graph::{DType, Graph};
+use demist::engine::ops::{AttentionOrder, attention};
 use demist::reference::attention as twin;
 use forward::{Input, forward};
 use harness::*;

@@ -6,17 +6,17 @@ mod harness;
 #[path = "cli/support.rs"]
 mod support;
 
-use demist::bench::{
+use demist::engine::bench::{
     Bound, Case, CaseResult, Ceilings, Direction, Effort, Limit, Profile, Report, Standing,
     TimeKind, Variant, WORKLOADS, Work, Workload, bind, chrome_trace, compare, measure,
     split_label, variants,
 };
-use demist::caps::Caps;
-use demist::gpu::Gpu;
-use demist::graph::{CHOICES, Graph, Lower, Plan, PlanOptions, Tuning, Why, bucket};
+use demist::engine::caps::Caps;
+use demist::engine::gpu::Gpu;
+use demist::engine::graph::{CHOICES, Graph, Lower, Plan, PlanOptions, Tuning, Why, bucket};
+use demist::engine::ops::{Conv2d, conv2d};
+use demist::engine::runtime::{Clock, Context, Pipelines};
 use demist::model::ModelConfig;
-use demist::ops::{Conv2d, conv2d};
-use demist::runtime::{Clock, Context, Pipelines};
 use harness::{device, rel_err};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -113,7 +113,7 @@ fn a_classifier_runs_forward_but_takes_no_such_training_step() {
 
 fn planned(describe: impl FnOnce(&mut Lower)) -> demist::Result<Plan> {
     let mut g = Graph::new();
-    let x = g.input("x", &[2, 8, 8, 16], demist::graph::DType::F32);
+    let x = g.input("x", &[2, 8, 8, 16], demist::engine::graph::DType::F32);
     let y = conv2d(&mut g, x, Conv2d::k3(32), None, None).unwrap();
     let mut lower = Lower::new(&g, &caps(true));
     lower.force("conv3x3", "direct");

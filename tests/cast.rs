@@ -5,8 +5,8 @@
 mod forward;
 mod harness;
 
-use demist::graph::{DType, Graph, TensorId};
-use demist::ops;
+use demist::engine::graph::{DType, Graph, TensorId};
+use demist::engine::ops;
 use demist::reference::cast as twin;
 use forward::{Input, forward};
 use harness::{Case, Twin};
@@ -111,8 +111,8 @@ fn kernels_do_not_misread_halves() {
     let x = g.input("picture", &[1, 4, 4, 4], DType::F16);
     let goal = g.input("goal", &[1, 4, 4, 4], DType::F32);
     ops::mse(&mut g, x, goal).unwrap();
-    let caps = demist::caps::Caps::default();
-    let mut lower = demist::graph::Lower::new(&g, &caps);
+    let caps = demist::engine::caps::Caps::default();
+    let mut lower = demist::engine::graph::Lower::new(&g, &caps);
     let message = lower.forward(&g).unwrap_err().to_string();
     assert!(message.contains("mse") && message.contains("picture is F16"), "{message}");
 }

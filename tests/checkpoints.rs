@@ -2,9 +2,9 @@
 //! `checkpoints/NAME.tsv` holds the names and shapes of the released file, one
 //! "name TAB 3x4x5" a line, in the order of its state_dict.
 
-use demist::caps::Caps;
 use demist::diffusion::{SamplingGraph, SamplingNeeds};
-use demist::graph::{DType, Graph};
+use demist::engine::caps::Caps;
+use demist::engine::graph::{DType, Graph};
 use demist::model::{UNetInputs, build, build_encoder, encoder_preset, preset, preset_names};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -2,8 +2,8 @@
 
 mod harness;
 
-use demist::graph::{DType, Graph};
-use demist::ops::{add, concat};
+use demist::engine::graph::{DType, Graph};
+use demist::engine::ops::{add, concat};
 use demist::reference::concat::{ConcatShape, backward, forward};
 use harness::{Args, Case, Twin};
 

@@ -4,9 +4,9 @@
 
 mod harness;
 
-use demist::caps::{Caps, Coop};
-use demist::graph::{DType, FileLayout, Graph, Init, Lower, Plan, PlanOptions, TensorId};
-use demist::ops::{self, LinearOptions};
+use demist::engine::caps::{Caps, Coop};
+use demist::engine::graph::{DType, FileLayout, Graph, Init, Lower, Plan, PlanOptions, TensorId};
+use demist::engine::ops::{self, LinearOptions};
 use demist::reference;
 use demist::reference::conv2d::Conv2dShape;
 use demist::reference::linear::LinearShape;

@@ -5,8 +5,8 @@
 mod forward;
 mod harness;
 
-use demist::graph::{DType, Graph};
-use demist::ops::cross_entropy;
+use demist::engine::graph::{DType, Graph};
+use demist::engine::ops::cross_entropy;
 use demist::reference::cross_entropy as twin;
 use forward::{Input, forward, forward_on};
 use harness::{Case, Twin, device, subgroup_device};

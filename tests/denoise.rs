@@ -8,11 +8,12 @@ mod harness;
 use demist::diffusion::{
     DiffusionConfig, MeanType, NoiseSchedule, Sampler, Tables, VarType, named_betas,
 };
-use demist::graph::{DType, Graph, TensorId};
-use demist::ops::Update;
-use demist::ops::{DENOISE_COEFS, DenoiseInputs, add, denoise, denoise_coefs};
+use demist::engine::graph::{DType, Graph, TensorId};
+use demist::engine::ops::Update;
+use demist::engine::ops::{DENOISE_COEFS, DenoiseInputs, add, denoise, denoise_coefs};
+use demist::engine::rng;
+use demist::reference;
 use demist::reference::denoise::{Operands, forward as twin};
-use demist::{reference, rng};
 use forward::{Input, forward};
 use harness::{rel_err, values};
 

@@ -18,10 +18,10 @@ use demist::checkpoint::{
 };
 use demist::checkpoint::{parameters, parameters_to_tensors};
 use demist::diffusion::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
-use demist::gpu::Gpu;
-use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
+use demist::engine::gpu::Gpu;
+use demist::engine::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use demist::model::{Hints, ModelConfig, UNetConfig, UNetInputs, build, default_model, initialise};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use serde_json::{Value, json};
 
 /// Relative l2 error of the output, float32 against float32.

@@ -3,12 +3,12 @@
 
 mod harness;
 
-use demist::graph::{
+use demist::engine::graph::{
     FileLayout, FlatKind, Graph, Init, Lower, ParamInfo, ParamLayout, Plan, PlanOptions,
 };
-use demist::ops::{ema, grad_norm};
+use demist::engine::ops::{ema, grad_norm};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use demist::reference::ema as twin;
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use harness::{device, rel_err, values};
 
 const AVERAGE: FlatKind = FlatKind::Ema(2);

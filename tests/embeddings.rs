@@ -4,9 +4,10 @@
 mod forward;
 mod harness;
 
-use demist::graph::{DType, Graph};
+use demist::engine::graph::{DType, Graph};
+use demist::engine::{ops, rng};
+use demist::reference;
 use demist::reference::label_embedding::LabelEmbeddingShape;
-use demist::{ops, reference, rng};
 use forward::{Input, forward};
 use harness::{Case, Twin};
 

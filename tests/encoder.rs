@@ -3,9 +3,9 @@
 
 mod harness;
 
-use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
+use demist::engine::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use demist::model::{EncoderConfig, Pool, build_encoder, default_encoder, initialise};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use harness::{device, values};
 
 /// Guidance strength, as a sampler would give.

@@ -3,9 +3,9 @@
 
 mod harness;
 
-use demist::caps::Caps;
-use demist::graph::{DType, Graph, Lower, Plan, PlanOptions};
-use demist::ops::{GroupNorm, group_norm};
+use demist::engine::caps::Caps;
+use demist::engine::graph::{DType, Graph, Lower, Plan, PlanOptions};
+use demist::engine::ops::{GroupNorm, group_norm};
 use demist::reference::group_norm::{GroupNormShape, backward, forward};
 use harness::{Args, Case, Twin};
 
@@ -53,7 +53,7 @@ fn plain_and_fused_variants_agree_with_the_twin() {
 /// Between other nodes, the gradient of y is of no use after that of x is made of it.
 #[test]
 fn the_gradient_overwrites_the_one_it_is_made_of() {
-    use demist::ops::add;
+    use demist::engine::ops::add;
     let double = |v: &[f32]| v.iter().map(|v| 2.0 * v).collect::<Vec<_>>();
     for (channels, silu) in [(33, false), (33, true), (48, true)] {
         let inner = case([2, 6, 5, channels], 3, false, silu);
@@ -85,7 +85,7 @@ fn the_gradient_overwrites_the_one_it_is_made_of() {
 /// At the torso's ends x and y differ in precision.
 #[test]
 fn into_and_out_of_half_precision() {
-    use demist::ops::cast;
+    use demist::engine::ops::cast;
     let options = GroupNorm { groups: 8, eps: 1e-5, silu: true };
     let out = Case {
         name: "group_norm out of half".into(),
@@ -256,7 +256,7 @@ fn wrong_shapes_are_errors() {
 
 #[test]
 fn parameters_start_as_the_identity() {
-    use demist::graph::Init;
+    use demist::engine::graph::Init;
     let mut g = Graph::new();
     let x = g.input("x", &[1, 2, 2, 64], DType::F32);
     g.scope("norm", |g| group_norm(g, x, GroupNorm::g32(), None)).unwrap();

@@ -3,12 +3,12 @@
 
 mod harness;
 
-use demist::graph::{
+use demist::engine::graph::{
     DType, FileLayout, FlatKind, Graph, Init, Launch, Lower, Node, Op, ParamInfo, ParamLayout,
     Plan, PlanOptions, TensorId,
 };
-use demist::kernel::{KernelOf, read, write};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Program};
+use demist::engine::kernel::{KernelOf, read, write};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use demist::{Result, named, params};
 use harness::guarded_device;
 

@@ -12,11 +12,11 @@ use demist::diffusion::{
     DiffusionConfig, Guide, GuideGraph, LossType, NoiseSchedule, SampleJob, SampleOptions, Sampler,
     SamplingGraph, SamplingLoop, SamplingNeeds, SpacedSchedule, VarType,
 };
-use demist::graph::{FlatKind, ParamInfo, TensorId};
+use demist::engine::graph::{FlatKind, ParamInfo, TensorId};
+use demist::engine::ops::denoise_coefs;
+use demist::engine::runtime::{CompileOptions, Program};
 use demist::model::{EncoderConfig, ModelConfig, Pool, UNetConfig, initialise, model_params};
-use demist::ops::denoise_coefs;
 use demist::recipe::TrainConfig;
-use demist::runtime::{CompileOptions, Program};
 use demist::train::{StopFlag, train};
 use harness::values;
 use std::sync::OnceLock;

@@ -4,17 +4,17 @@
 
 mod harness;
 
-use demist::caps::Caps;
-use demist::graph::{
+use demist::engine::caps::Caps;
+use demist::engine::graph::{
     DType, FlatKind, Graph, Lower, Plan, PlanOptions, PlanReport, TensorId, verify_slots,
 };
+use demist::engine::ops::{self, AdamW, LossScale, OptimizerTensors};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use demist::model::{
     EncoderConfig, Pool, UNetConfig, UNetInputs, build, build_encoder, default_encoder,
     default_model, initialise,
 };
-use demist::ops::{self, AdamW, LossScale, OptimizerTensors};
 use demist::reference::{cast, loss_scale};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use harness::{device, rel_err, values};
 
 const N: usize = 4;

@@ -3,7 +3,7 @@
 
 use demist::Error;
 use demist::diffusion::{LossType, NoiseSchedule, VarType, released_diffusion};
-use demist::graph::{DType, Graph};
+use demist::engine::graph::{DType, Graph};
 use demist::model::{
     EncoderConfig, Hints, ModelConfig, Pool, Shapes, UNetConfig, UNetInputs, build, default_model,
     infer, match_preset, model_preset, preset, preset_names,

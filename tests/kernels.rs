@@ -1,8 +1,8 @@
 //! Every variant of every kernel composes, parses, agrees with its Rust
 //! description, and is valid for Vulkan, Metal and DX12.
 
-use demist::kernel::{Kernel, bind_writable, check, compose, parse, widen};
-use demist::{bench, ops};
+use demist::engine::kernel::{Kernel, bind_writable, check, compose, parse, widen};
+use demist::engine::{bench, ops};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 /// Those of the ops, and those that only measure a device.

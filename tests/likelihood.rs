@@ -225,7 +225,13 @@ fn noise_is_given_exactly_where_it_is_taken() {
         let mut noise = vec![0.0; 5 * LEN];
         for (i, z) in noise.chunks_mut(LEN).enumerate() {
             let step = (STEPS - 1 - done) as u32;
-            demist::rng::fill_normal(z, 4, step, demist::rng::STREAM_NOISE_TRAIN, i as u32);
+            demist::engine::rng::fill_normal(
+                z,
+                4,
+                step,
+                demist::engine::rng::STREAM_NOISE_TRAIN,
+                i as u32,
+            );
         }
         noise
     };

@@ -3,8 +3,8 @@
 
 mod harness;
 
-use demist::graph::{DType, Graph};
-use demist::ops::mse;
+use demist::engine::graph::{DType, Graph};
+use demist::engine::ops::mse;
 use demist::reference::loss::{self, LossShape};
 use harness::{Case, Twin};
 

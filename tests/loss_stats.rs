@@ -2,10 +2,10 @@
 
 mod harness;
 
-use demist::graph::{DType, Graph, Lower, ParamLayout, Plan, PlanOptions};
-use demist::ops::{LOSS_STATS, loss_stats};
+use demist::engine::graph::{DType, Graph, Lower, ParamLayout, Plan, PlanOptions};
+use demist::engine::ops::{LOSS_STATS, loss_stats};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use demist::reference::loss_stats as twin;
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use harness::{device, rel_err, values};
 
 fn check(n: usize, weighted: bool) {

@@ -1,7 +1,7 @@
 //! What the networks' descriptions accept and how they are wired; no device.
 
-use demist::caps::Caps;
-use demist::graph::{DType, Graph, Lower, Plan, PlanOptions, TensorId, verify_slots};
+use demist::engine::caps::Caps;
+use demist::engine::graph::{DType, Graph, Lower, Plan, PlanOptions, TensorId, verify_slots};
 use demist::model::{
     EncoderConfig, Pool, UNetConfig, UNetInputs, build, build_encoder, default_encoder,
     default_model, encoder_preset, preset,

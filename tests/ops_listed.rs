@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Op files without a twin of their name in `src/reference`, and what their
 /// tests compare with instead.
-const OTHER_TWIN: [(&str, &str); 1] = [("gaussian", "demist::rng::fill_normal_batch")];
+const OTHER_TWIN: [(&str, &str); 1] = [("gaussian", "demist::engine::rng::fill_normal_batch")];
 
 /// A file whose kernel several ops share. It is tested through them.
 const SHARED: &str = "sum_rows";
@@ -160,7 +160,8 @@ fn every_file_with_a_kernel_exports_an_op_and_has_a_twin() {
 
 #[test]
 fn the_search_sees_paths_and_groups_only() {
-    let code = "use demist::ops::{add, self, x::y, mul as m}; ops::silu(g); props::no(1); ops ::z";
+    let code =
+        "use demist::engine::ops::{add, self, x::y, mul as m}; ops::silu(g); props::no(1); ops ::z";
     let found: Vec<_> = names_below("ops", code).into_iter().collect();
     assert_eq!(found, ["add", "mul", "self", "silu", "x"]);
     assert!(names_below("ops", "let conv2d = 1;").is_empty());

@@ -1,7 +1,7 @@
 //! The host's random numbers: Philox against published vectors, the stream
 //! layout, and the distributions drawn from it.
 
-use demist::rng;
+use demist::engine::rng;
 
 /// Known answers published with the Random123 library (kat_vectors).
 #[test]

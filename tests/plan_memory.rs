@@ -1,8 +1,8 @@
 //! Memory of the plans of all published networks; nothing is allocated.
 
-use demist::caps::Caps;
 use demist::diffusion::{GuideGraph, SamplingGraph, SamplingNeeds, released_diffusion};
-use demist::graph::{Plan, PlanReport, verify_slots};
+use demist::engine::caps::Caps;
+use demist::engine::graph::{Plan, PlanReport, verify_slots};
 use demist::model::{ModelConfig, model_preset, preset, preset_names};
 use demist::recipe::TrainConfig;
 use demist::train::{memory_need, plan_step};

@@ -1,12 +1,12 @@
 //! Properties of plans, on graphs without a device.
 
-use demist::caps::Caps;
-use demist::graph::{
+use demist::engine::caps::Caps;
+use demist::engine::graph::{
     DType, FileLayout, Graph, Init, Lower, ParamInfo, ParamLayout, Place, Plan, PlanOptions, Slots,
     TensorId, verify_slots,
 };
-use demist::kernel::Access;
-use demist::ops::{self, Conv2d, GroupNorm};
+use demist::engine::kernel::Access;
+use demist::engine::ops::{self, Conv2d, GroupNorm};
 
 /// A residual chain of `depth` blocks, each a checkpoint region on request.
 fn chain(depth: usize, checkpoint: bool) -> (Graph, TensorId, TensorId) {

@@ -3,8 +3,8 @@
 
 mod harness;
 
-use demist::graph::{DType, FileLayout, Graph, Init};
-use demist::ops::{first_token, mean_features, mean_pool, pool_tokens, relu};
+use demist::engine::graph::{DType, FileLayout, Graph, Init};
+use demist::engine::ops::{first_token, mean_features, mean_pool, pool_tokens, relu};
 use demist::reference::mean_pool::{self as mean_twin, MeanPoolShape};
 use demist::reference::pool_tokens as tokens_twin;
 use demist::reference::relu as relu_twin;

@@ -5,10 +5,11 @@
 mod forward;
 mod harness;
 
-use demist::graph::{DType, Graph, Launch, Lower, TensorId};
-use demist::kernel::{KernelOf, read, write};
-use demist::ops::{gaussian, q_sample, q_sample_with};
-use demist::{named, params, reference, rng};
+use demist::engine::graph::{DType, Graph, Launch, Lower, TensorId};
+use demist::engine::kernel::{KernelOf, read, write};
+use demist::engine::ops::{gaussian, q_sample, q_sample_with};
+use demist::engine::rng;
+use demist::{named, params, reference};
 use forward::{Input, forward, forward_on};
 use harness::{device, rel_err, values};
 

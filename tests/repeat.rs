@@ -2,8 +2,8 @@
 
 mod harness;
 
-use demist::graph::{DType, Graph};
-use demist::ops::repeat_batch;
+use demist::engine::graph::{DType, Graph};
+use demist::engine::ops::repeat_batch;
 use demist::reference::repeat;
 use harness::{Case, Twin, device, narrow_device};
 

@@ -2,8 +2,8 @@
 
 mod harness;
 
-use demist::graph::{DType, Graph};
-use demist::ops::{downsample2, upsample2};
+use demist::engine::graph::{DType, Graph};
+use demist::engine::ops::{downsample2, upsample2};
 use demist::reference::resample::{
     ResampleShape, down_backward, down_forward, up_backward, up_forward,
 };

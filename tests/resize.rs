@@ -4,9 +4,9 @@
 mod forward;
 mod harness;
 
-use demist::caps::Caps;
-use demist::graph::{DType, Graph, Lower, TensorId};
-use demist::ops::{add, resize_area, resize_bilinear};
+use demist::engine::caps::Caps;
+use demist::engine::graph::{DType, Graph, Lower, TensorId};
+use demist::engine::ops::{add, resize_area, resize_bilinear};
 use demist::reference::resize::{ResizeShape, area, bilinear};
 use forward::{Input, forward};
 

@@ -14,9 +14,9 @@ use demist::diffusion::{
     DiffusionConfig, SampleJob, SampleOptions, SampleProgress, Sampler, SamplingGraph,
     SamplingLoop, SamplingNeeds,
 };
-use demist::graph::FlatKind;
+use demist::engine::graph::FlatKind;
+use demist::engine::rng;
 use demist::model::UNetConfig;
-use demist::rng;
 use std::path::Path;
 use tiny::{LEN, bits, context, dense, short, unet, upload};
 

@@ -9,10 +9,10 @@ use demist::diffusion::{
     DiffusionConfig, SampleJob, SampleOptions, SampleProgress, Sampler, SamplingGraph,
     SamplingLoop, SamplingNeeds, SpacedSchedule,
 };
-use demist::graph::{FlatKind, ParamLayout};
+use demist::engine::graph::{FlatKind, ParamLayout};
+use demist::engine::ops::denoise_coefs;
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Program};
 use demist::model::UNetConfig;
-use demist::ops::denoise_coefs;
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Program};
 
 const SIZE: usize = 16;
 const PIXELS: usize = SIZE * SIZE * 3;

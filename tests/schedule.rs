@@ -6,7 +6,7 @@ use demist::diffusion::{
     DiffusionConfig, MeanType, NoiseSchedule, Sampler, SpacedSchedule, Tables, VarType,
     named_betas, q_sample, space_timesteps,
 };
-use demist::ops::Update;
+use demist::engine::ops::Update;
 use demist::reference::denoise::{self, Element};
 
 fn config(noise_schedule: NoiseSchedule, diffusion_steps: usize) -> DiffusionConfig {

@@ -5,11 +5,11 @@ mod common;
 mod harness;
 mod tiny;
 
-use demist::graph::{
+use demist::engine::graph::{
     DType, Dispatch, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId, verify_slots,
 };
+use demist::engine::runtime::{CompileOptions, FlatBuffers, Program};
 use demist::model::{UNetConfig, UNetInputs, build};
-use demist::runtime::{CompileOptions, FlatBuffers, Program};
 use tiny::{SIDE, bits, context, dense, unet};
 
 /// Two levels with attention and adaptive norms, so tensors of many sizes.

@@ -9,10 +9,10 @@ use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{
     SampleJob, SampleOptions, SamplingGraph, SamplingLoop, SamplingNeeds, VarType,
 };
-use demist::graph::FlatKind;
+use demist::engine::graph::FlatKind;
+use demist::engine::runtime::{Context, FlatBuffers};
 use demist::recipe::TrainConfig;
 use demist::reference::resize::{ResizeShape, area, bilinear};
-use demist::runtime::{Context, FlatBuffers};
 use demist::train::{Evaluator, evaluation_params};
 
 const GUIDE: &str = "assets/guide16.safetensors";

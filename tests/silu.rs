@@ -2,7 +2,7 @@
 
 mod harness;
 
-use demist::ops::silu;
+use demist::engine::ops::silu;
 use demist::reference::silu::{backward, forward};
 use harness::{Args, Case, Twin};
 

@@ -12,13 +12,13 @@ use demist::diffusion::{
     DiffusionConfig, SampleJob, SampleOptions, Sampler, SamplingGraph, SamplingLoop, SamplingNeeds,
     SpacedSchedule,
 };
-use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
+use demist::engine::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
+use demist::engine::ops;
+use demist::engine::runtime::{CompileOptions, Program};
 use demist::model::{ModelConfig, UNetConfig, UNetInputs, build};
-use demist::ops;
 use demist::output::metrics::Metrics;
 use demist::recipe::TrainConfig;
 use demist::reference::resize::{ResizeShape, area};
-use demist::runtime::{CompileOptions, Program};
 use demist::train::{MicroBatch, Noise, RunOptions, StopFlag, TrainStep, train};
 use harness::values;
 use tiny::{

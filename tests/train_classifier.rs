@@ -8,11 +8,11 @@ mod tiny;
 use common::rel_err;
 use demist::Error;
 use demist::diffusion::{DiffusionConfig, GuideGraph};
-use demist::graph::FlatKind;
+use demist::engine::graph::FlatKind;
+use demist::engine::runtime::{CompileOptions, FlatBuffers, Program};
 use demist::model::ModelConfig;
 use demist::output::metrics::Metrics;
 use demist::recipe::TrainConfig;
-use demist::runtime::{CompileOptions, FlatBuffers, Program};
 use demist::train::{
     Evaluation, Evaluator, MicroBatch, Noise, RunOptions, StopFlag, TrainStep, evaluation_params,
     spread, train,

@@ -5,9 +5,9 @@ mod harness;
 mod tiny;
 
 use demist::Error;
-use demist::caps::human_bytes;
 use demist::diffusion::DiffusionConfig;
-use demist::graph::FlatKind;
+use demist::engine::caps::human_bytes;
+use demist::engine::graph::FlatKind;
 use demist::model::{EncoderConfig, ModelConfig, Pool, UNetConfig};
 use demist::recipe::TrainConfig;
 use demist::train::{MicroBatch, Noise, TrainStep, fit_memory, memory_need};

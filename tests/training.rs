@@ -8,11 +8,11 @@ use common::rel_err;
 use demist::checkpoint::{DataInfo, Holds, NetworkInfo, Progress, read_network};
 use demist::data::{DataOptions, Dataset};
 use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule};
-use demist::graph::FlatKind;
+use demist::engine::graph::FlatKind;
+use demist::engine::runtime::Context;
 use demist::model::{ModelConfig, UNetConfig, initialise};
 use demist::output::metrics::Metrics;
 use demist::recipe::TrainConfig;
-use demist::runtime::Context;
 use demist::train::{
     Event, MicroBatch, Noise, RunOptions, StopFlag, TrainOutcome, TrainStep, train,
 };

@@ -6,14 +6,14 @@ mod harness;
 #[path = "cli/support.rs"]
 mod support;
 
-use demist::bench::{Case, Direction, Effort, Report, TimeKind, WORKLOADS, subjects};
-use demist::caps::Caps;
-use demist::gpu::Gpu;
-use demist::graph::{CHOICES, DType, Graph, Lower, Plan, PlanOptions, Storage, Why};
+use demist::engine::bench::{Case, Direction, Effort, Report, TimeKind, WORKLOADS, subjects};
+use demist::engine::caps::Caps;
+use demist::engine::gpu::Gpu;
+use demist::engine::graph::{CHOICES, DType, Graph, Lower, Plan, PlanOptions, Storage, Why};
+use demist::engine::ops::{Conv2d, conv2d};
+use demist::engine::runtime::{Context, Pipelines};
+use demist::engine::tuning::{Cache, DeviceKey, Tuning, TuningFile};
 use demist::model::model_preset;
-use demist::ops::{Conv2d, conv2d};
-use demist::runtime::{Context, Pipelines};
-use demist::tuning::{Cache, DeviceKey, Tuning, TuningFile};
 use demist::{Error, Result};
 use harness::device;
 use std::collections::BTreeSet;
@@ -290,7 +290,7 @@ fn who_waits_for_kernels_is_told_and_can_stop() {
     pipelines.make_ready(gpu, &plan.dispatches).unwrap();
     assert!(told.lock().unwrap().is_empty());
 
-    let stop: fn(demist::runtime::Compiling) -> Result<()> = |_| Err(Error::Interrupted);
+    let stop: fn(demist::engine::runtime::Compiling) -> Result<()> = |_| Err(Error::Interrupted);
     let mut stopped = Pipelines::new();
     stopped.on_progress(stop);
     let outcome = stopped.make_ready(gpu, &plan.dispatches);

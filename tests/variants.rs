@@ -1,11 +1,11 @@
 //! Whatever a network or a workload launches is one of the variants that are listed,
 //! which `tests/kernels.rs` compiles for every backend. Nothing runs: plans are enough.
 
-use demist::bench::{self, WORKLOADS};
-use demist::caps::{Caps, Coop};
 use demist::diffusion::{GuideGraph, SamplingGraph, SamplingNeeds, released_diffusion};
-use demist::graph::{DType, Graph, Launch, Lower, Plan};
-use demist::kernel::{KernelOf, accumulate, read};
+use demist::engine::bench::{self, WORKLOADS};
+use demist::engine::caps::{Caps, Coop};
+use demist::engine::graph::{DType, Graph, Launch, Lower, Plan};
+use demist::engine::kernel::{KernelOf, accumulate, read};
 use demist::model::{ModelConfig, model_preset, preset_names};
 use demist::recipe::TrainConfig;
 use demist::train::plan_step;

@@ -6,9 +6,9 @@ mod forward;
 mod harness;
 
 use demist::diffusion::{DiffusionConfig, MeanType, NoiseSchedule, Tables, VarType, named_betas};
-use demist::graph::{DType, Graph};
-use demist::ops::VLB_COEFS;
-use demist::ops::{VlbOptions, likelihood_terms, vlb};
+use demist::engine::graph::{DType, Graph};
+use demist::engine::ops::VLB_COEFS;
+use demist::engine::ops::{VlbOptions, likelihood_terms, vlb};
 use demist::reference::vlb::{self as twin, VlbShape};
 use forward::{Input, forward, forward_on};
 use harness::{Case, Twin, device, rel_err, subgroup_device, values};

@@ -4,11 +4,11 @@
 
 mod harness;
 
-use demist::gpu::Gpu;
-use demist::graph::{DType, Dispatch, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
-use demist::ops;
+use demist::engine::gpu::Gpu;
+use demist::engine::graph::{DType, Dispatch, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId};
+use demist::engine::ops;
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use demist::reference::conv2d::{self, Conv2dShape};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use harness::{device, rel_err, subgroup_device, values};
 
 const OPS: [&str; 3] = ["conv3x3", "conv3x3_dx", "conv3x3_dw"];

@@ -2,14 +2,14 @@
 //! what the device can do at best.
 
 use super::shared::{DeviceArgs, bar, effort, print_choices};
-use demist::bench::{
+use demist::engine::bench::{
     Case, CaseResult, Ceilings, Comparison, Effort, Report, Variant, WORKLOADS, Workload, compare,
     run_case,
 };
-use demist::caps::Caps;
-use demist::graph::{Choice, shape_name};
+use demist::engine::caps::Caps;
+use demist::engine::graph::{Choice, shape_name};
+use demist::engine::runtime::Context;
 use demist::output::bars::{Bar, bar_chart};
-use demist::runtime::Context;
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -244,7 +244,7 @@ fn row(wide: usize, r: &CaseResult) -> String {
 }
 
 fn print_shares(r: &CaseResult) {
-    let part = |s: &demist::bench::Share| {
+    let part = |s: &demist::engine::bench::Share| {
         format!("{} {:.1} % ({} launches)", s.op, 100.0 * s.share, s.launches)
     };
     let parts: Vec<String> = r.shares.iter().filter(|s| s.share >= 0.005).map(part).collect();

@@ -1,6 +1,6 @@
 //! `demist devices`
 
-use demist::caps::human_bytes;
+use demist::engine::caps::human_bytes;
 use demist::{Device, Result, block_on};
 
 /// Prints every usable adapter, the default first.

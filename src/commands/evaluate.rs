@@ -7,11 +7,11 @@ use super::shared::{
 };
 use demist::data::Squares;
 use demist::diffusion::SpacedSchedule;
-use demist::graph::FlatKind;
+use demist::engine::graph::FlatKind;
+use demist::engine::runtime::FlatBuffers;
 use demist::model::ModelConfig;
 use demist::output::image::{from_u8, psnr, to_u8};
 use demist::recipe::TrainConfig;
-use demist::runtime::FlatBuffers;
 use demist::train::{Evaluation, Evaluator, StopFlag, evaluation_params};
 use demist::{Classes, Device, DrawRequest, Error, Generator, Network, Result, block_on};
 use std::path::PathBuf;

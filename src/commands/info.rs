@@ -4,16 +4,16 @@ use super::shared::{
     DeviceArgs, open_device, parse_bytes, print_choices, print_network, print_process,
 };
 use demist::Result;
-use demist::caps::{Caps, human_bytes};
 use demist::checkpoint::{NetworkInfo, read_info};
 use demist::diffusion::{
     DiffusionConfig, GuideGraph, SamplingGraph, SamplingNeeds, released_diffusion,
 };
-use demist::graph::{Graph, Plan, PlanReport};
+use demist::engine::caps::{Caps, human_bytes};
+use demist::engine::graph::{Graph, Plan, PlanReport};
+use demist::engine::tuning::Forced;
 use demist::model::{ModelConfig, model_preset, preset_names};
 use demist::recipe::TrainConfig;
 use demist::train::{MemoryNeed, fit_memory, memory_need, plan_step};
-use demist::tuning::Forced;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `info`.

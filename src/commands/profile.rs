@@ -2,14 +2,14 @@
 
 use super::shared::{DeviceArgs, named_network, print_choices};
 use demist::Result;
-use demist::bench::{
+use demist::diffusion::DiffusionConfig;
+use demist::engine::bench::{
     Case, Ceilings, Direction, Effort, Profile, Row, TimeKind, bind, chrome_trace,
 };
-use demist::diffusion::DiffusionConfig;
-use demist::graph::{Choice, FlatKind};
+use demist::engine::graph::{Choice, FlatKind};
+use demist::engine::runtime::{Clock, Context};
 use demist::model::{ModelConfig, initialise};
 use demist::recipe::TrainConfig;
-use demist::runtime::{Clock, Context};
 use demist::train::{MicroBatch, Noise, TrainStep, memory_need};
 use std::path::PathBuf;
 use std::time::Duration;

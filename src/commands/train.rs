@@ -8,9 +8,9 @@ use super::shared::{DeviceArgs, bar, keep_compiling, open_data, open_device, sto
 use demist::checkpoint::{Imported, NetworkInfo, read_any};
 use demist::data::{DataOptions, Dataset, first_names};
 use demist::diffusion::{DiffusionConfig, VarType};
+use demist::engine::runtime::Context;
 use demist::model::{Hints, ModelConfig, UNetConfig, default_model, preset, preset_names};
 use demist::recipe::TrainConfig;
-use demist::runtime::Context;
 use demist::train::{Event, RunOptions, TermSum, TrainOutcome, fit_memory, memory_need, train};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -315,14 +315,18 @@ fn adapt(base: &UNetConfig, m: &ModelArgs, dataset: &Dataset, variance: VarType)
 }
 
 /// Chooses the levels that are recomputed to stay within `budget`.
-fn choose_recompute(caps: &demist::caps::Caps, info: &mut NetworkInfo, budget: u64) -> Result<()> {
+fn choose_recompute(
+    caps: &demist::engine::caps::Caps,
+    info: &mut NetworkInfo,
+    budget: u64,
+) -> Result<()> {
     let NetworkInfo { model, diffusion, training, .. } = info;
     model.check_batch(training.micro_batch, caps.max_binding)?;
     let need = fit_memory(caps, model, diffusion, training, budget)?;
     note!(
         "memory: {} of {}, {} of {} levels recomputed in the backward walk",
-        demist::caps::human_bytes(need.bytes()),
-        demist::caps::human_bytes(budget),
+        demist::engine::caps::human_bytes(need.bytes()),
+        demist::engine::caps::human_bytes(budget),
         training.recompute_levels.count_ones(),
         model.levels()
     );

@@ -2,11 +2,11 @@
 //! and keeps the winners, for every other command to take.
 
 use super::shared::{DeviceArgs, bar, effort, named_network, stop_on_ctrl_c};
-use demist::bench::{Case, Direction, Effort, Measured, Subject, WORKLOADS, subjects};
-use demist::graph::shape_name;
-use demist::runtime::Context;
+use demist::engine::bench::{Case, Direction, Effort, Measured, Subject, WORKLOADS, subjects};
+use demist::engine::graph::shape_name;
+use demist::engine::runtime::Context;
+use demist::engine::tuning::{Cache, DeviceKey, Tuning, TuningFile};
 use demist::train::StopFlag;
-use demist::tuning::{Cache, DeviceKey, Tuning, TuningFile};
 use demist::{Error, Result};
 use std::path::{Path, PathBuf};
 

@@ -199,7 +199,7 @@ pub const fn capitals<const N: usize>(name: &str) -> [u8; N] {
 ///     where |v| v.rows == 4 || !v.acc
 /// }
 ///
-/// use demist::kernel::Defines;
+/// use demist::engine::kernel::Defines;
 /// assert_eq!(Variant::NAMES, ["ROWS", "ORDER", "ACC"]);
 /// assert_eq!(Variant::variants().len(), 6);
 /// assert!(!Variant { rows: 1, order: Order::Up, acc: true }.is_variant());

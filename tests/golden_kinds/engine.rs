@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use demist::diffusion::{DiffusionConfig, LossType, MeanType, NoiseSchedule, VarType};
-use demist::gpu::Gpu;
-use demist::graph::{DType, FlatKind, Graph, Lower, ParamInfo, Plan, PlanOptions};
+use demist::engine::gpu::Gpu;
+use demist::engine::graph::{DType, FlatKind, Graph, Lower, ParamInfo, Plan, PlanOptions};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
+use demist::engine::tuning::Forced;
 use demist::model::{ModelConfig, UNetConfig, UNetInputs, build};
 use demist::recipe::TrainConfig;
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 use demist::train::{MicroBatch, Noise, TrainStep};
-use demist::tuning::Forced;
 use serde_json::Value;
 
 use crate::common::{self, nchw_to_nhwc, nhwc_to_nchw};

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
+use demist::engine::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions};
+use demist::engine::runtime::{CompileOptions, FlatBuffers, Program};
 use demist::model::{EncoderConfig, build_encoder};
-use demist::runtime::{CompileOptions, FlatBuffers, Program};
 
 use crate::common::nhwc_to_nchw;
 use crate::encoder::{Case, log_softmax};

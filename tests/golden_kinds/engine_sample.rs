@@ -7,10 +7,10 @@ use demist::diffusion::{
     DiffusionConfig, GuideGraph, Likelihood, LikelihoodGraph, LikelihoodJob, Sampler,
     SamplingGraph, SamplingNeeds, SpacedSchedule,
 };
-use demist::graph::{FlatKind, ParamInfo, Plan, TensorId};
+use demist::engine::graph::{FlatKind, ParamInfo, Plan, TensorId};
+use demist::engine::ops::denoise_coefs;
+use demist::engine::runtime::{CompileOptions, FlatBuffers, Program};
 use demist::model::EncoderConfig;
-use demist::ops::denoise_coefs;
-use demist::runtime::{CompileOptions, FlatBuffers, Program};
 use serde_json::Value;
 
 use crate::common::nhwc_to_nchw;

@@ -1,9 +1,9 @@
 //! Golden kind "sr": a super-resolution network, which is given a small image
 //! beside the noisy one, and the means of areas that small images are made by.
 
-use demist::graph::{DType, Graph, Lower, Plan, PlanOptions};
-use demist::ops::resize_area;
-use demist::runtime::{CompileOptions, FlatBuffers, Program};
+use demist::engine::graph::{DType, Graph, Lower, Plan, PlanOptions};
+use demist::engine::ops::resize_area;
+use demist::engine::runtime::{CompileOptions, FlatBuffers, Program};
 use serde_json::Value;
 
 use crate::common::golden::{Checker, Golden};

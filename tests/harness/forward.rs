@@ -2,9 +2,9 @@
 #![allow(dead_code)]
 
 use super::harness::{device, narrow_device};
-use demist::gpu::Gpu;
-use demist::graph::{Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
+use demist::engine::gpu::Gpu;
+use demist::engine::graph::{Graph, Lower, ParamLayout, Plan, PlanOptions, TensorId, verify_slots};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 
 /// What to write into an input before the run.
 pub enum Input<'a> {

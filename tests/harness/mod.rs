@@ -12,11 +12,13 @@
 //! the rounding of results.
 #![allow(dead_code)]
 
-use demist::caps::Caps;
-use demist::gpu::Gpu;
-use demist::graph::{DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId, verify_slots};
-use demist::ops;
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
+use demist::engine::caps::Caps;
+use demist::engine::gpu::Gpu;
+use demist::engine::graph::{
+    DType, FlatKind, Graph, Lower, Plan, PlanOptions, TensorId, verify_slots,
+};
+use demist::engine::ops;
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
 
 use std::sync::OnceLock;
 
@@ -65,7 +67,7 @@ fn as_a_gpu(caps: &mut Caps) {
 fn open(edit: impl Fn(&mut Caps)) -> (Gpu, Pipelines) {
     let selector = std::env::var("DEMIST_DEVICE").ok();
     let mut gpu = Gpu::open(selector.as_deref()).expect("a GPU adapter");
-    gpu.caps.forced = demist::tuning::Forced::from_env().expect("variants to force");
+    gpu.caps.forced = demist::engine::tuning::Forced::from_env().expect("variants to force");
     gpu.caps.guarded = std::env::var_os("DEMIST_CHECKED").is_some_and(|v| v == "1");
     edit(&mut gpu.caps);
     (gpu, Pipelines::new())

@@ -2,7 +2,7 @@
 //! cache folder, and a bar while new kernels are compiled.
 
 use super::{bar, stops_compiling};
-use demist::tuning::{Cache, Forced};
+use demist::engine::tuning::{Cache, Forced};
 use demist::{Compiling, Device, DeviceOptions, Error, Result, block_on};
 use indicatif::ProgressBar;
 use std::sync::Mutex;

@@ -1,6 +1,6 @@
 //! How long something is measured.
 
-use demist::bench::{Effort, TimeKind};
+use demist::engine::bench::{Effort, TimeKind};
 use demist::{Error, Result};
 use std::time::Duration;
 

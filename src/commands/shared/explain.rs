@@ -1,6 +1,6 @@
 //! `--explain`: which variant of a kernel runs, and why.
 
-use demist::graph::{Choice, shape_name};
+use demist::engine::graph::{Choice, shape_name};
 
 /// The choices that a plan made, a line each.
 pub fn print_choices(choices: &[Choice]) {

@@ -1,8 +1,8 @@
 //! Networks by name, and in words.
 
-use demist::bench::WORKLOADS;
 use demist::checkpoint::read_info;
 use demist::diffusion::{DiffusionConfig, VarType, released_diffusion};
+use demist::engine::bench::WORKLOADS;
 use demist::model::{EncoderConfig, ModelConfig, UNetConfig, model_preset, preset_names};
 use demist::{Error, Result};
 use std::path::Path;
