@@ -7,7 +7,6 @@ use crate::graph::{DType, Graph, Lower, Plan, PlanOptions, TensorId};
 use crate::model::build_encoder;
 use crate::runtime::{CompileOptions, FlatBuffers, Program};
 use crate::{Error, Result};
-use std::path::Path;
 
 /// Images computed at once, at most.
 const BATCH: usize = 16;
@@ -39,7 +38,8 @@ impl Classifier {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] if it is no file of a classifier.
-    pub fn open(device: &Device, path: impl AsRef<Path>) -> Result<Classifier> {
+    #[cfg(feature = "files")]
+    pub fn open(device: &Device, path: impl AsRef<std::path::Path>) -> Result<Classifier> {
         Self::new(device, Network::read(path)?)
     }
 

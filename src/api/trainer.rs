@@ -2,18 +2,21 @@
 
 use super::{Device, Network};
 use crate::checkpoint::{
-    DataInfo, Holds, Imported, NetworkInfo, Progress, TensorFile, read_any, write_network,
+    DataInfo, Holds, Imported, NetworkInfo, Progress, TensorFile, any_from_bytes,
 };
+#[cfg(feature = "files")]
+use crate::checkpoint::{read_any, write_network};
 use crate::data::Dataset;
 use crate::diffusion::{DiffusionConfig, SpacedSchedule, VarType};
 use crate::gpu::Ticket;
 use crate::graph::FlatKind;
 use crate::model::{EncoderConfig, Hints, ModelConfig, UNetConfig, default_model};
 use crate::recipe::TrainConfig;
-use crate::train::{
-    Evaluation, Losses, OnEvent, RunOptions, Session, StopFlag, TrainOutcome, go, load_state,
-    memory_need, network_file, save_state,
-};
+use crate::train::{Evaluation, Losses, Session, memory_need, network_file, restore, state_file};
+#[cfg(feature = "plots")]
+use crate::train::{OnEvent, RunOptions, StopFlag, TrainOutcome, go};
+#[cfg(feature = "files")]
+use crate::train::{load_state, save_state};
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -51,8 +54,19 @@ impl TrainerOptions {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] if it is no such file.
+    #[cfg(feature = "files")]
     pub fn start_from(path: impl AsRef<Path>) -> Result<TrainerOptions> {
         let start = read_any(path.as_ref(), None, &Hints::default())?;
+        Ok(TrainerOptions { start: Some(start), ..Default::default() })
+    }
+
+    /// As [`TrainerOptions::start_from`], from a file's bytes; `name` stands for the file in
+    /// messages.
+    ///
+    /// # Errors
+    /// [`Error::File`] if they are no such file.
+    pub fn start_from_bytes(name: impl AsRef<Path>, bytes: &[u8]) -> Result<TrainerOptions> {
+        let start = any_from_bytes(name, bytes, None, &Hints::default())?;
         Ok(TrainerOptions { start: Some(start), ..Default::default() })
     }
 
@@ -155,8 +169,11 @@ enum Origin {
     Random,
     /// Values in device layout.
     Values(Vec<Vec<f32>>),
-    /// A saved state.
-    State(PathBuf),
+    /// A saved state, not yet read.
+    #[cfg(feature = "files")]
+    StateAt(PathBuf),
+    /// A saved state under its name.
+    State(PathBuf, NetworkInfo, TensorFile),
 }
 
 impl Prepared {
@@ -164,8 +181,21 @@ impl Prepared {
     /// `state.safetensors` of a run. `info` is what the file tells
     /// ([`read_info`](crate::checkpoint::read_info)); its steps, micro-batch and recomputed
     /// levels may be changed.
+    #[cfg(feature = "files")]
     pub fn resumed(info: NetworkInfo, state: impl Into<PathBuf>) -> Prepared {
-        Prepared { info, origin: Origin::State(state.into()), fresh: Vec::new() }
+        Prepared { info, origin: Origin::StateAt(state.into()), fresh: Vec::new() }
+    }
+
+    /// A training that goes on from the contents of a state's file
+    /// ([`Trainer::state`], [`network_from_bytes`](crate::checkpoint::network_from_bytes)).
+    /// `name` stands for the file in messages; of `info`, the steps, the micro-batch and the
+    /// recomputed levels may differ from what the file tells.
+    pub fn resumed_from(
+        info: NetworkInfo,
+        name: impl Into<PathBuf>,
+        (saved, state): (NetworkInfo, TensorFile),
+    ) -> Prepared {
+        Prepared { info, origin: Origin::State(name.into(), saved, state), fresh: Vec::new() }
     }
 
     /// Names of the parameters that [`TrainerOptions::start`] does not hold, or not all
@@ -245,7 +275,11 @@ impl Trainer {
         match origin {
             Origin::Random => session.begin(ctx, None)?,
             Origin::Values(values) => session.begin(ctx, Some(&values))?,
-            Origin::State(path) => load_state(ctx, &mut session, &path).await?,
+            #[cfg(feature = "files")]
+            Origin::StateAt(path) => load_state(ctx, &mut session, &path).await?,
+            Origin::State(name, saved, state) => {
+                restore(ctx, &mut session, (&name, &saved, &state)).await?
+            }
         }
         Ok(Trainer { device: device.clone(), session, in_flight: VecDeque::new() })
     }
@@ -336,15 +370,25 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written, [`Error::Device`] on a fault.
+    #[cfg(feature = "files")]
     pub async fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let (info, tensors) = self.averaged().await?;
         write_network(path.as_ref(), &info, tensors, false)
+    }
+
+    /// All that [`Prepared::resumed_from`] goes on from.
+    ///
+    /// # Errors
+    /// [`Error::Device`] on a fault.
+    pub async fn state(&self) -> Result<(NetworkInfo, TensorFile)> {
+        state_file(self.device.context(), &self.session).await
     }
 
     /// Writes all that [`Prepared::resumed`] goes on from.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written, [`Error::Device`] on a fault.
+    #[cfg(feature = "files")]
     pub async fn save_state(&self, path: impl AsRef<Path>) -> Result<()> {
         save_state(self.device.context(), &self.session, path.as_ref()).await
     }
@@ -355,6 +399,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Anything that can fail on the way; what was saved before stays.
+    #[cfg(feature = "plots")]
     pub fn run(
         &mut self,
         options: &RunOptions,

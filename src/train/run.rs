@@ -3,7 +3,8 @@
 //! that a second process can take part in the same training.
 
 use super::evaluate::Evaluation;
-use super::run_folder::{self, RunFolder, load_state, state_path};
+use super::run_folder::{self, RunFolder, state_path};
+use super::state::load_state;
 use super::{Event, Losses, RunOptions, Session, StopFlag, TrainOutcome};
 use crate::Result;
 use crate::checkpoint::NetworkInfo;

@@ -12,11 +12,9 @@
 //! ```
 
 mod preview;
-mod state;
 mod tables;
 
-pub use state::{load_state, network_file, save_state, state_prefix};
-
+use super::state::{network_file, save_state};
 use super::{Evaluation, Losses, RunOptions, Session};
 use crate::checkpoint::write_network;
 use crate::data::Dataset;

@@ -1,14 +1,15 @@
-//! A run's whole state as a file: saving it, and loading it to go on.
+//! A training's whole state as a file: saving it, and loading it to go on.
 
+use super::Session;
 use crate::checkpoint::{
-    Holds, NetworkInfo, Tensor, TensorFile, parameters, parameters_to_tensors, read_network,
-    write_network,
+    Holds, NetworkInfo, Tensor, TensorFile, parameters, parameters_to_tensors,
 };
+#[cfg(feature = "files")]
+use crate::checkpoint::{read_network, write_network};
 use crate::diffusion::LossSecondMoment;
 use crate::graph::FlatKind;
 use crate::ops::LossScale;
 use crate::runtime::Context;
-use crate::train::Session;
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -49,7 +50,17 @@ pub async fn network_file(
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be written, [`Error::Device`] on a fault.
+#[cfg(feature = "files")]
 pub async fn save_state(ctx: Context<'_>, session: &Session, path: &Path) -> Result<()> {
+    let (info, state) = state_file(ctx, session).await?;
+    write_network(path, &info, state, false)
+}
+
+/// The whole state as a network file.
+///
+/// # Errors
+/// [`Error::Device`] on a fault.
+pub async fn state_file(ctx: Context<'_>, session: &Session) -> Result<(NetworkInfo, TensorFile)> {
     let mut state = TensorFile::default();
     for kind in session.kinds() {
         let values = session.read(ctx, kind).await?;
@@ -66,8 +77,7 @@ pub async fn save_state(ctx: Context<'_>, session: &Session, path: &Path) -> Res
         state.tensors.insert(HISTORY.into(), Tensor::f32(shape, losses.to_vec())?);
         state.tensors.insert(COUNTS.into(), Tensor::f32(vec![steps], counts)?);
     }
-    let info = NetworkInfo { holds: Holds::State, ..session.info().clone() };
-    write_network(path, &info, state, false)
+    Ok((NetworkInfo { holds: Holds::State, ..session.info().clone() }, state))
 }
 
 /// Lets `session` go on from a saved state.
@@ -75,10 +85,24 @@ pub async fn save_state(ctx: Context<'_>, session: &Session, path: &Path) -> Res
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] if the file is no state of this network,
 /// [`Error::Device`] on a fault.
+#[cfg(feature = "files")]
 pub async fn load_state(ctx: Context<'_>, session: &mut Session, path: &Path) -> Result<()> {
-    let (saved, file) = read_network(path)?;
+    let (info, file) = read_network(path)?;
+    restore(ctx, session, (path, &info, &file)).await
+}
+
+/// As [`load_state`], from a file that was read already: its name, which stands in
+/// messages, and its contents.
+///
+/// # Errors
+/// As [`load_state`], except for reading.
+pub async fn restore(
+    ctx: Context<'_>,
+    session: &mut Session,
+    (path, saved, file): (&Path, &NetworkInfo, &TensorFile),
+) -> Result<()> {
     for kind in session.kinds() {
-        let values = parameters(session.params(), &file, &state_prefix(kind))
+        let values = parameters(session.params(), file, &state_prefix(kind))
             .map_err(|e| Error::file(path, e))?;
         session.write(ctx, kind, &values)?;
     }
@@ -86,7 +110,7 @@ pub async fn load_state(ctx: Context<'_>, session: &mut Session, path: &Path) ->
         (true, Some(scale)) => Some(loss_scale(scale, path)?),
         _ => None,
     };
-    let losses = history(&file, session.info(), path)?;
+    let losses = history(file, session.info(), path)?;
     session.go_on(ctx, saved.progress, losses, scale).await
 }
 
