@@ -4,7 +4,7 @@ DEMIST = target/release/demist
 # Mesa's driver complains on standard error without one.
 export XDG_RUNTIME_DIR ?= /tmp
 
-.PHONY: all demo test lint adapter networks
+.PHONY: all demo test lint portable package adapter networks
 
 all:
 	$(CARGO) build --release
@@ -20,6 +20,19 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps
+
+# The library with fewer features, and for browsers
+# (`rustup target add wasm32-unknown-unknown`).
+CLIPPY_LIB = $(CARGO) clippy --release --lib --no-default-features
+portable:
+	$(CLIPPY_LIB) -- -D warnings
+	$(CLIPPY_LIB) --features files -- -D warnings
+	$(CLIPPY_LIB) --features plots -- -D warnings
+	$(CLIPPY_LIB) --target wasm32-unknown-unknown -- -D warnings
+
+# What cargo packages builds and runs outside of the repository.
+package:
+	sh scripts/check-package.sh
 
 # Installs the software Vulkan driver where no GPU adapter is found.
 adapter: all

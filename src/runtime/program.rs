@@ -35,6 +35,8 @@ pub struct Program {
     plan: Plan,
     memory: Arc<Memory>,
     pub(super) steps: Vec<Step>,
+    /// Checked after each run where the run may wait.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
     guards: Guards,
     /// Changes of the weights so far, and up to which of them steps that prepare ran.
     version: Arc<AtomicU64>,
