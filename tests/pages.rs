@@ -1,5 +1,5 @@
-//! The pages say what the program does: every command line in them parses, and every
-//! printed output is what the program prints.
+//! The pages say what the program does: every command line in them parses, every printed
+//! output is what the program prints, and every quoted piece of code is in its file.
 //!
 //! A comment before a block of output says how far it must agree:
 //!
@@ -286,7 +286,12 @@ fn printed_outputs_are_what_the_program_prints() {
         let mut faults = Vec::new();
         let mut replacements = Vec::new();
         for p in all.iter().filter(|p| !p.slow || !wish.is_empty()) {
-            let actual = output(&place, &p.command);
+            let mut actual = output(&place, &p.command);
+            // What every command says about its work is shown where a page wants it.
+            let shown = |start: &str| p.lines.iter().any(|l| l.starts_with(start));
+            for start in ["data: ", "device: "].into_iter().filter(|s| !shown(s)) {
+                actual.retain(|l| !l.starts_with(start));
+            }
             if p.lines.is_empty() {
                 continue;
             }
@@ -323,6 +328,24 @@ fn a_pattern_of_lines() {
     let numbers = |line| masked(line, Agreement::NumbersDiffer);
     assert_eq!(numbers("loss   0.2814 -> 0.1385"), numbers("loss 1 -> 12.5"));
     assert_ne!(numbers("loss 1"), numbers("mse 1"));
+}
+
+/// `<!-- code: FILE -->` before a block: these lines are in that file, one after the other.
+#[test]
+fn pieces_of_code_are_those_of_the_files() {
+    let mut count = 0;
+    for (page, text) in pages() {
+        for block in blocks(&text) {
+            let Some(name) = block.comment.strip_prefix("<!-- code: ") else { continue };
+            let name = name.trim_end_matches(" -->");
+            let file = std::fs::read_to_string(root().join(name)).unwrap();
+            let lines: Vec<&str> = file.lines().collect();
+            let found = lines.windows(block.lines.len()).any(|w| w == block.lines);
+            assert!(found, "{}: not in {name}:\n{}", page.display(), block.lines.join("\n"));
+            count += 1;
+        }
+    }
+    assert!(count > 5, "only {count} pieces of code found");
 }
 
 /// A link to a file of the repository leads somewhere.
