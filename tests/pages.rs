@@ -222,6 +222,8 @@ fn output(place: &Place, command: &str) -> Vec<String> {
     let args = calls(command).pop().unwrap_or_else(|| panic!("`{command}` is no call"));
     let status = place
         .command(&args)
+        // For what `tune` keeps.
+        .env("DEMIST_CACHE", place.path("cache"))
         .stdout(Stdio::from(file.try_clone().unwrap()))
         .stderr(Stdio::from(file))
         .status()
