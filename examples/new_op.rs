@@ -54,8 +54,8 @@ fn main() -> Result<()> {
 
     let (gpu, pipelines) = (&Gpu::open(None)?, &Pipelines::new());
     let mut lower = Lower::new(&graph, &gpu.caps);
-    lower.forward()?;
-    lower.backward(&[(y, dy)], &[x])?;
+    lower.forward(&graph)?;
+    lower.backward(&graph, &[(y, dy)], &[x])?;
     let kept = [Some(y), lower.grad(x)].map(|tensor| tensor.expect("x has a gradient"));
     let plan = Plan::new(&graph, lower, &kept, PlanOptions::default())?;
     let weights = FlatBuffers::new(gpu, &plan.params, &[])?;
