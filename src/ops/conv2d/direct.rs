@@ -26,6 +26,7 @@ params! {
     struct SplitParams { weights: u32, biases: u32, splits: u32 }
 }
 
+// TM, TN, UNI and WG of all three kernels: see `TileDefines`.
 defines! {
     struct ForwardDefines {
         /// Channels go by four.

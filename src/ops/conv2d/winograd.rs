@@ -51,9 +51,9 @@ defines! {
         /// Nothing.
         None = 0,
         /// The norm.
-        Norm = 1,
-        /// The norm and SiLU.
-        NormSilu = 2,
+        Plain = 1,
+        /// The norm, then SiLU.
+        Silu = 2,
     }
 }
 
@@ -199,7 +199,7 @@ impl Source {
             _ => Source {
                 image: normed.x,
                 channels: g.cin,
-                norm: if normed.silu { Norm::NormSilu } else { Norm::Norm },
+                norm: if normed.silu { Norm::Silu } else { Norm::Plain },
                 coefs: Some(normed.coefs),
             },
         }
