@@ -108,7 +108,7 @@ pub mod engine {
     //! appends nodes and knows each one's forward and backward launches; [`kernel`] is a
     //! shader with its bindings, parameters and variants; [`gpu`] is an open device;
     //! [`runtime`] compiles a plan and replays it. [`caps`] is what a device offers as plain
-    //! data, [`tuning`] which variants were measured to be the fastest, [`bench`] the
+    //! data, [`tuning`] which variants were measured to be the fastest, [`mod@bench`] the
     //! measuring, [`rng`] the counter-based random numbers of host and device.
     //!
     //! Names and signatures here change more often than those at the crate's root.

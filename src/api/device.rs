@@ -123,8 +123,7 @@ impl Device {
         self.0.tuning_fault.as_ref()
     }
 
-    /// The device for those who use the engine below: see [`crate::graph`] and
-    /// [`crate::runtime`].
+    /// The device for those who use [`crate::engine`] below.
     pub fn context(&self) -> Context<'_> {
         Context { gpu: &self.0.gpu, pipelines: &self.0.pipelines }
     }

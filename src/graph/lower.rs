@@ -168,7 +168,7 @@ impl Lower {
         self.push_tensor(TensorInfo { name, shape: shape.to_vec(), dtype, storage: Storage::Slot })
     }
 
-    /// Tells those who read or write `id` something about it, see [`Graph::note`].
+    /// Tells those who read or write `id` something about it, see [`Graph::note`](super::Graph::note).
     pub fn note<T: Any + Send + Sync>(&mut self, id: TensorId, note: T) {
         self.notes.set(id, note);
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 ///
 /// Contract of `backward`: read dy with [`Lower::grad`] (it may be any
 /// tensor, never assume ones), and add to every input that wants a gradient
-/// through [`Lower::grad_target`], whose [`Target`] says whether to add or to assign.
+/// through [`Lower::grad_target`], whose [`Target`](super::lower::Target) says whether to add or to assign.
 pub trait Op: std::fmt::Debug + Send + Sync {
     /// The op's name in the field: "conv2d".
     fn name(&self) -> &'static str;
