@@ -4,9 +4,7 @@ use super::decode::Pixels;
 #[cfg(feature = "files")]
 use super::decode::decode_file;
 use crate::{Error, Result};
-#[cfg(feature = "files")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Class of the images that name none.
 pub(super) const UNLABELLED: &str = "unlabelled";
