@@ -58,12 +58,12 @@ impl Op for ShiftedCopy {
     }
 
     fn forward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        copy(lower, node.inputs[0], node.outputs[0], self.forward)
+        copy(lower, node.input("x")?, node.output("y")?, self.forward)
     }
 
     fn backward(&self, lower: &mut Lower, node: &Node) -> Result<()> {
-        let Some(dy) = lower.grad(node.outputs[0]) else { return Ok(()) };
-        match lower.grad_target(node.inputs[1]) {
+        let Some(dy) = lower.grad(node.output("y")?) else { return Ok(()) };
+        match lower.grad_target(node.input("w")?) {
             Some(dw) => copy(lower, dy, dw.tensor, self.backward),
             None => Ok(()),
         }
@@ -85,9 +85,9 @@ fn run(len: usize, which: usize, shift: i32) -> Result<()> {
         init: Init::Zeros,
     });
     let first = ShiftedCopy { forward: shifts(0), backward: 0 };
-    let h = g.push(first, &[x, w], &[&[len]])[0];
+    let h = g.add_node(first, &named![x, w], &[("y", &[len])])[0];
     let second = ShiftedCopy { forward: shifts(1), backward: shifts(2) };
-    let y = g.push(second, &[h, w], &[&[len]])[0];
+    let y = g.add_node(second, &named![x: h, w], &[("y", &[len])])[0];
     let seed = g.input("seed", &[len], DType::F32);
     let mut lower = Lower::new(&g, &gpu.caps);
     lower.forward(&g)?;

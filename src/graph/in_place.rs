@@ -44,7 +44,8 @@ fn candidate(
     tensors: &[TensorInfo],
     lives: &Lives,
 ) -> Option<(TensorId, TensorId)> {
-    if !d.kernel.defines.contains(&"INPLACE") || d.kernel.define(&d.defines, "INPLACE") != 0 {
+    let variant = in_place_defines(d);
+    if variant == d.defines || !(d.kernel.allows)(&variant) {
         return None;
     }
     let bound = |name: &str| {
@@ -68,13 +69,16 @@ fn candidate(
     })
 }
 
+/// The defines of the variant of `d` that works in place; those of `d` where it does so
+/// already, or the kernel knows no such variant.
+fn in_place_defines(d: &Dispatch) -> Vec<i64> {
+    let named = d.kernel.defines.iter().zip(&d.defines);
+    named.map(|(name, value)| if *name == "INPLACE" { 1 } else { *value }).collect()
+}
+
 /// Makes `d` compute `result` in the place of `operand`.
 fn overwrite(d: &mut Dispatch, operand: TensorId, result: TensorId) {
-    for (value, name) in d.defines.iter_mut().zip(d.kernel.defines) {
-        if *name == "INPLACE" {
-            *value = 1;
-        }
-    }
+    d.defines = in_place_defines(d);
     d.bindings.retain(|b| b.1 != operand);
     for b in &mut d.bindings {
         if b.1 == result {

@@ -1,8 +1,7 @@
-//! What an op asks to run, and the check that it fits the kernel.
+//! What an op asks to run, with tensors by name.
 
 use super::tensor::TensorId;
-use crate::kernel::{Defines, Kernel, KernelOf, Params};
-use crate::{Error, Result};
+use crate::kernel::{Kernel, KernelOf};
 
 /// A tensor under the name that its kernel or op knows it by; an optional one may be
 /// absent. [`named!`](crate::named) makes arrays of them.
@@ -22,95 +21,28 @@ macro_rules! named {
     };
 }
 
-/// What an op asks to run.
-pub struct Launch<'a, K: Launchable = Kernel> {
+/// What an op asks to run: a kernel, and what its types say that it needs.
+pub struct Launch<'a, P: 'static, D: 'static> {
     /// The kernel.
-    pub kernel: &'static K,
+    pub kernel: &'static KernelOf<P, D>,
     /// The variant of it.
-    pub defines: K::Defines<'a>,
+    pub defines: D,
     /// The uniform block.
-    pub params: K::Params<'a>,
+    pub params: P,
     /// The tensors by the names of the kernel's bindings. Those that the variant does
     /// not have are absent.
-    pub bindings: &'a [K::Binding],
+    pub bindings: &'a [NamedTensor],
     /// Workgroups in all; folded to two dimensions where needed.
     pub groups: u64,
-    /// Arithmetic done.
+    /// Arithmetic done, a multiply-add counting two.
     pub flops: u64,
 }
 
-/// A kernel that [`Launch`] can name.
-pub trait Launchable: Sized + 'static {
-    /// How a variant is given.
-    type Defines<'a>: Copy;
-    /// How the uniform block is given.
-    type Params<'a>: Copy;
-    /// How a tensor is given.
-    type Binding: Copy;
-
-    /// Checks a launch and forgets the kernel's types.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] if the launch does not fit the kernel.
-    fn request(launch: Launch<Self>) -> Result<Request>;
-}
-
-/// A checked launch.
-#[derive(Debug)]
-pub struct Request {
-    pub(super) kernel: &'static Kernel,
-    pub(super) defines: Vec<i64>,
-    pub(super) params: Vec<u8>,
-    /// One entry per binding of the kernel.
-    pub(super) tensors: Vec<Option<TensorId>>,
-    pub(super) groups: u64,
-    pub(super) flops: u64,
-}
-
-impl<P: Params, D: Defines> Launchable for KernelOf<P, D> {
-    type Defines<'a> = D;
-    type Params<'a> = P;
-    type Binding = NamedTensor;
-
-    fn request(launch: Launch<Self>) -> Result<Request> {
-        let Launch { kernel, defines, params, bindings, groups, flops } = launch;
-        let fail = |detail: String| Error::Kernel { kernel: kernel.name.into(), detail };
-        let numbers = defines.numbers();
-        if !kernel.has(defines) {
-            let variant = kernel.variant_name(&numbers);
-            return Err(fail(format!("its defines do not allow the variant `{variant}`")));
-        }
-        let tensors = place(kernel, &numbers, bindings).map_err(fail)?;
-        let params = bytemuck::bytes_of(&params).to_vec();
-        Ok(Request { kernel, defines: numbers, params, tensors, groups, flops })
-    }
-}
-
-/// The form with numbers and tensors by position.
-impl Launchable for Kernel {
-    type Defines<'a> = &'a [i64];
-    type Params<'a> = &'a [u8];
-    type Binding = Option<TensorId>;
-
-    fn request(launch: Launch<Self>) -> Result<Request> {
-        let Launch { kernel, defines, params, bindings, groups, flops } = launch;
-        if defines.len() != kernel.defines.len() || bindings.len() != kernel.bindings.len() {
-            let detail = format!(
-                "{} defines and {} bindings given, {} and {} described",
-                defines.len(),
-                bindings.len(),
-                kernel.defines.len(),
-                kernel.bindings.len()
-            );
-            return Err(Error::Kernel { kernel: kernel.name.into(), detail });
-        }
-        let (defines, params, tensors) = (defines.to_vec(), params.to_vec(), bindings.to_vec());
-        Ok(Request { kernel, defines, params, tensors, groups, flops })
-    }
-}
-
-/// The given tensors in the order of the kernel's bindings.
-fn place(
+/// The tensors that a launch gives, one entry per binding of the kernel.
+///
+/// # Errors
+/// What is wrong with a name that the variant does not bind, or that is given twice.
+pub(super) fn place(
     kernel: &Kernel,
     defines: &[i64],
     given: &[NamedTensor],

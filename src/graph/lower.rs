@@ -2,11 +2,11 @@
 
 use super::choice::Chooser;
 use super::dispatch::{Cost, Dispatch};
-use super::launch::{Launch, Launchable, Request};
+use super::launch::{Launch, place};
 use super::notes::Notes;
 use super::tensor::{DType, FlatKind, Storage, TensorId, TensorInfo};
 use crate::caps::Caps;
-use crate::kernel::{Access, Binding, Kernel};
+use crate::kernel::{Access, Binding, Defines, Kernel, Params};
 use crate::tuning::Tuning;
 use crate::{Error, Result};
 use std::any::Any;
@@ -133,11 +133,6 @@ impl Lower {
     /// Whether `id` is stored as half.
     pub fn is_half(&self, id: TensorId) -> bool {
         self.dtype(id) == DType::F16
-    }
-
-    /// The same as a kernel's define.
-    pub fn half(&self, id: TensorId) -> i64 {
-        self.is_half(id).into()
     }
 
     /// A scratch tensor of 32-bit floats.
@@ -279,9 +274,16 @@ impl Lower {
     /// # Errors
     /// [`Error::Kernel`] if the kernel has no such variant, or if the bindings do not
     /// match its description, their element types included.
-    pub fn launch<K: Launchable>(&mut self, launch: Launch<K>) -> Result<()> {
-        let Request { kernel, defines, params, tensors, groups, flops } = K::request(launch)?;
+    pub fn launch<P: Params, D: Defines>(&mut self, launch: Launch<P, D>) -> Result<()> {
+        let Launch { kernel, defines, params, bindings, groups, flops } = launch;
         let fail = |detail: String| Error::Kernel { kernel: kernel.name.into(), detail };
+        let declared = kernel.has(defines);
+        let defines = defines.numbers();
+        if !declared {
+            let variant = kernel.variant_name(&defines);
+            return Err(fail(format!("its defines do not allow the variant `{variant}`")));
+        }
+        let tensors = place(kernel, &defines, bindings).map_err(fail)?;
         let mut bindings = Vec::new();
         let mut bytes = 0;
         for (number, binding) in kernel.active_bindings(&defines) {
@@ -298,7 +300,7 @@ impl Lower {
         self.dispatches.push(Dispatch {
             kernel,
             defines,
-            params,
+            params: bytemuck::bytes_of(&params).to_vec(),
             bindings,
             writable_reads: 0,
             groups,

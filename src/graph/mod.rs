@@ -22,7 +22,7 @@ mod walk;
 pub use crate::tuning::{Tuning, shape_name};
 pub use choice::{CHOICES, Choice, Why, bucket};
 pub use dispatch::{Cost, Dispatch};
-pub use launch::{Launch, Launchable, NamedTensor};
+pub use launch::{Launch, NamedTensor};
 pub use lower::{Lower, Target};
 pub(crate) use memory::GUARD;
 pub use memory::{Place, PlanOptions, Slots, assign_slots, verify_slots};

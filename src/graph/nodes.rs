@@ -173,55 +173,26 @@ impl Graph {
         dtype: DType,
     ) -> Vec<TensorId> {
         let given = inputs.iter().filter_map(|(name, id)| Some((*name, (*id)?)));
-        let (input_names, ids): (Vec<_>, Vec<_>) = given.unzip();
-        let (output_names, shapes): (Vec<_>, Vec<_>) = outputs.iter().copied().unzip();
-        let outputs = self.push_as(op, &ids, &shapes, dtype);
-        if let Some(node) = self.nodes.last_mut() {
-            (node.input_names, node.output_names) = (input_names, output_names);
-        }
-        outputs
-    }
-
-    /// Appends a node and returns its outputs of the given shapes.
-    pub fn push(
-        &mut self,
-        op: impl Op + 'static,
-        inputs: &[TensorId],
-        outputs: &[&[usize]],
-    ) -> Vec<TensorId> {
-        self.push_as(op, inputs, outputs, DType::F32)
-    }
-
-    /// As [`push`](Self::push), with the element type of the main output (what
-    /// is saved for backward beside it has 32 bits).
-    pub fn push_as(
-        &mut self,
-        op: impl Op + 'static,
-        inputs: &[TensorId],
-        outputs: &[&[usize]],
-        dtype: DType,
-    ) -> Vec<TensorId> {
+        let (input_names, inputs) = given.unzip();
         let scope = self.scope.join(".");
-        let outputs = outputs
-            .iter()
-            .enumerate()
-            .map(|(i, shape)| {
-                let (suffix, dtype) =
-                    if i == 0 { (String::new(), dtype) } else { (format!("#{i}"), DType::F32) };
-                let name = format!("{scope}:{}{suffix}", op.name());
-                self.add_tensor(name, shape, dtype, Storage::Slot)
-            })
-            .collect::<Vec<_>>();
+        let (mut output_names, mut ids) = (Vec::new(), Vec::new());
+        for (i, (name, shape)) in outputs.iter().enumerate() {
+            let (suffix, dtype) =
+                if i == 0 { (String::new(), dtype) } else { (format!("#{i}"), DType::F32) };
+            let tensor = format!("{scope}:{}{suffix}", op.name());
+            ids.push(self.add_tensor(tensor, shape, dtype, Storage::Slot));
+            output_names.push(*name);
+        }
         self.nodes.push(Node {
             op: Arc::new(op),
-            inputs: inputs.to_vec(),
-            input_names: Vec::new(),
-            outputs: outputs.clone(),
-            output_names: Vec::new(),
+            inputs,
+            input_names,
+            outputs: ids.clone(),
+            output_names,
             scope,
             region: self.region,
         });
-        outputs
+        ids
     }
 
     /// Runs `build` with `name` appended to the scope.

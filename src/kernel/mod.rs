@@ -1,5 +1,5 @@
-//! Kernels as data: one const [`Kernel`] per WGSL file says what the shader
-//! binds and which parameters it takes; composing fills the template in and
+//! Kernels as data: a static [`KernelOf`] says what a WGSL shader binds, which parameters
+//! it takes and in which variants it exists; composing fills the template in and
 //! reflection proves that both sides agree.
 //!
 //! A shader is a Jinja template (crate `minijinja`) so that hot loops are
@@ -102,7 +102,7 @@ impl Binding {
     }
 }
 
-/// A WGSL kernel and everything the host must know to bind it.
+/// A WGSL kernel and everything the host must know to bind it. [`KernelOf::new`] makes it.
 #[derive(Debug)]
 pub struct Kernel {
     /// Unique name, also the label of its pipelines.
@@ -115,6 +115,8 @@ pub struct Kernel {
     pub params: &'static [(&'static str, usize)],
     /// Defines the template may use; a dispatch gives a value to each.
     pub defines: &'static [&'static str],
+    /// Whether the declaration of the defines allows these values.
+    pub allows: fn(&[i64]) -> bool,
 }
 
 /// What immediates hold: see `shaders/uniform.wgsl`.
@@ -194,7 +196,14 @@ impl<P: Params, D: Defines> KernelOf<P, D> {
         source: &'static str,
         bindings: &'static [Binding],
     ) -> Self {
-        let kernel = Kernel { name, source, bindings, params: P::FIELDS, defines: D::NAMES };
+        let kernel = Kernel {
+            name,
+            source,
+            bindings,
+            params: P::FIELDS,
+            defines: D::NAMES,
+            allows: |numbers| D::from_numbers(numbers).is_some_and(D::is_variant),
+        };
         KernelOf { kernel, only: |_| true, types: PhantomData }
     }
 
@@ -232,21 +241,19 @@ pub trait Params: bytemuck::Pod {
 }
 
 /// Defines a plain uniform block of 32-bit scalars: a `repr(C)` struct and
-/// its `FIELDS` for [`Kernel::params`].
+/// its [`FIELDS`](crate::kernel::Params::FIELDS), which are compared with the shader.
 #[macro_export]
 macro_rules! params {
-    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $field:ident : $ty:ty),+ $(,)? }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$fmeta:meta])* $field:ident : $ty:ty),+ $(,)?
+    }) => {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
         $vis struct $name { $($(#[$fmeta])* pub $field: $ty),+ }
-        impl $name {
-            /// Field names and byte offsets, compared with the shader.
-            pub const FIELDS: &'static [(&'static str, usize)] =
-                &[$((stringify!($field), std::mem::offset_of!($name, $field))),+];
-        }
         impl $crate::kernel::Params for $name {
-            const FIELDS: &'static [(&'static str, usize)] = <$name>::FIELDS;
+            const FIELDS: &'static [(&'static str, usize)] =
+                &[$((stringify!($field), std::mem::offset_of!($name, $field))),+];
         }
     };
 }
