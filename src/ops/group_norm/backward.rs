@@ -1,7 +1,7 @@
 //! The kernels of a group norm backward: sums over pixels, and the gradients.
 
 use super::super::groups;
-use super::GroupNormOp;
+use super::geometry::GroupNormOp;
 use super::reduction::{Stage, Windows};
 use crate::graph::{Launch, Lower, Node, Target, TensorId};
 use crate::kernel::{Kernel, KernelOf, accumulate, read, write};

@@ -1,8 +1,8 @@
 //! The kernels of a group norm forward: statistics, and their application.
 
 use super::super::groups;
-use super::GroupNormOp;
 use super::fusion::Moments;
+use super::geometry::GroupNormOp;
 use super::reduction::{Stage, Windows};
 use crate::graph::{Launch, Lower, Node, TensorId};
 use crate::kernel::{Kernel, KernelOf, read, write};

@@ -23,55 +23,20 @@
 mod backward;
 mod forward;
 mod fusion;
+mod geometry;
 mod reduction;
 
 pub(super) use fusion::{Moments, Normed, WantsMoments};
+pub use geometry::GroupNorm;
 
-use super::LOOP_TURNS;
-use super::pixels::PixelRuns;
+use geometry::{GroupNormOp, MAX_TURNS, MAX_WIDTH};
+
 use crate::graph::{FileLayout, Graph, Init, Lower, Node, Op, ParamInfo, TensorId};
 use crate::kernel::Kernel;
 use crate::{Error, Result, named};
 
 pub(super) fn kernels() -> Vec<(&'static Kernel, Vec<Vec<i64>>)> {
     [forward::kernels(), backward::kernels()].concat()
-}
-
-/// Options of [`group_norm`].
-#[derive(Debug, Clone, Copy)]
-pub struct GroupNorm {
-    /// Runs of channels that are normalised together.
-    pub groups: usize,
-    /// Added to the variance.
-    pub eps: f32,
-    /// Apply SiLU to the result.
-    pub silu: bool,
-}
-
-impl GroupNorm {
-    /// The reference's GroupNorm32: 32 groups, eps 1e-5, no SiLU.
-    pub fn g32() -> Self {
-        GroupNorm { groups: 32, eps: 1e-5, silu: false }
-    }
-
-    /// The same followed by SiLU.
-    pub fn with_silu(self) -> Self {
-        GroupNorm { silu: true, ..self }
-    }
-}
-
-/// Most channels of a group: a workgroup holds a group's channels in its memory.
-const MAX_WIDTH: usize = 256;
-
-/// Most turns of a loop over pixels or images.
-const MAX_TURNS: usize = LOOP_TURNS as usize;
-
-#[derive(Debug)]
-struct GroupNormOp {
-    options: GroupNorm,
-    n: usize,
-    hw: usize,
-    c: usize,
 }
 
 /// Normalises `x` [n, h, w, c] or [n, c] with new parameters `weight` and `bias` `[c]` of
@@ -123,32 +88,6 @@ pub fn group_norm(
     let dtype = g.result_dtype("group_norm", c)?;
     let inputs = named![x, weight, bias, emb];
     Ok(g.add_node_as(op, &inputs, &[("y", &shape), ("coefs", &[n, 4, c])], dtype)[0])
-}
-
-impl GroupNormOp {
-    /// Channels of a group.
-    fn width(&self) -> usize {
-        self.c / self.options.groups
-    }
-
-    /// Whether the reductions load whole quads of channels.
-    fn vec(&self) -> bool {
-        self.c.is_multiple_of(4) && reduction::lcm(self.width(), 4) <= MAX_WIDTH
-    }
-
-    fn elements(&self) -> u64 {
-        self.elements_of(self.hw)
-    }
-
-    /// Elements of images with `places` places.
-    fn elements_of(&self, places: usize) -> u64 {
-        (self.n * places * self.c) as u64
-    }
-
-    /// How the elementwise kernels deal out the pixels.
-    fn runs(&self, lower: &Lower) -> PixelRuns {
-        PixelRuns::new(lower, self.n, self.hw, self.c.div_ceil(4))
-    }
 }
 
 impl Op for GroupNormOp {

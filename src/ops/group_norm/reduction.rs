@@ -2,7 +2,7 @@
 
 use super::super::GROUP;
 use super::super::pixels::memory_bound_invocations;
-use super::{GroupNormOp, MAX_TURNS};
+use super::geometry::{GroupNormOp, MAX_TURNS, lcm};
 use crate::Result;
 use crate::graph::{Lower, TensorId, bucket};
 
@@ -44,15 +44,6 @@ pub(super) struct Windows {
     /// Those of a split.
     pub pixels: usize,
     pub splits: usize,
-}
-
-/// Least common multiple.
-pub(super) fn lcm(a: usize, b: usize) -> usize {
-    let (mut x, mut y) = (a, b);
-    while y != 0 {
-        (x, y) = (y, x % y);
-    }
-    a / x * b
 }
 
 /// Splits of the pixels that can be asked for instead of the rule's ("auto").
