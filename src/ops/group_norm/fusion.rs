@@ -7,7 +7,7 @@ use crate::graph::TensorId;
 /// coefficients of `shaders/group_norm_stats.wgsl` and SiLU. A convolution that applies
 /// this itself need not read the result; without readers, nobody computes it.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Normed {
+pub struct Normed {
     /// The image before the norm, [n, h, w, c].
     pub x: TensorId,
     /// a, b, offset and 1 / deviation of every channel, [n, 4, c].
@@ -18,11 +18,11 @@ pub(in crate::ops) struct Normed {
 
 /// A note on an image that a group norm reads: it would rather be given [`Moments`].
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct WantsMoments;
+pub struct WantsMoments;
 
 /// A note on an image: what the convolution that computed it left for a group norm.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Moments {
+pub struct Moments {
     /// Mean and squared deviations of every tile's pixels, [n, tiles, 2, c].
     pub tensor: TensorId,
     /// Tiles of an image, all of as many pixels.
