@@ -49,9 +49,9 @@ pub struct ImportArgs {
     #[arg(short, long, default_value = "network.safetensors")]
     out: PathBuf,
     #[command(flatten)]
-    diffusion: super::options::DiffusionArgs,
+    diffusion: super::shared::DiffusionArgs,
     #[command(flatten)]
-    objective: super::options::ObjectiveArgs,
+    objective: super::shared::ObjectiveArgs,
 }
 
 /// Imports.

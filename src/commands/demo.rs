@@ -1,15 +1,19 @@
 //! `demist demo`: training that can be watched, and pictures from the shipped
 //! network, from a clone of the repository and nothing else.
 
-use super::shared::{DeviceArgs, command_line, open_data, open_device, time_limit, watch};
-use super::train::train_with_bar;
-use demist::checkpoint::{DataInfo, NetworkInfo, Progress, read_info};
+use super::shared::{
+    DeviceArgs, command_line, open_data, open_device, time_limit, train_with_bar, watch,
+};
+use demist::checkpoint::{NetworkInfo, read_info};
 use demist::diffusion::{DiffusionConfig, LossType, SpacedSchedule, VarType};
 use demist::model::{ModelConfig, UNetConfig};
 use demist::output::Grid;
 use demist::recipe::TrainConfig;
 use demist::train::{RunOptions, StopFlag};
-use demist::{Classes, DrawRequest, Error, Generator, Network, Result, block_on};
+use demist::{
+    Classes, Device, DrawRequest, Drawn, Error, Generator, Network, Result, TrainerOptions,
+    block_on,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,23 +52,49 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
     let dataset =
         open_data(&data, Some(info.model.image_size()), Some(info.model.in_channels()), false)?;
     let device = open_device(device)?;
-    let ctx = device.context();
 
     say!("training a new network of the shipped one's shape for {} seconds", args.seconds);
+    let prepared = TrainerOptions { source: data.display().to_string(), ..fresh(&info, args)? }
+        .prepare(&dataset)?;
+    let options = RunOptions {
+        log_every: 2,
+        save_every: 0,
+        sample_every: 0,
+        time_limit: Some(limit),
+        ..RunOptions::new(&args.out)
+    };
+    let outcome = train_with_bar(&device, Arc::new(dataset), prepared, &options)?;
+    if outcome.interrupted {
+        return Err(Error::Interrupted);
+    }
+
+    say!("drawing from the shipped network ({} images seen)", info.progress.images_seen);
+    let drawn = draw(&device, network, args)?;
+    let path = args.out.join("faces.png");
+    let device = device.summary().to_string();
+    write_grid(&path, &drawn, args, &device)?;
+    say!();
+    say!("pictures    {}", path.display());
+    say!("loss plot   {}", args.out.join("loss.png").display());
+    say!("device      {device}");
+    Ok(())
+}
+
+/// A new network of the shape of the shipped one, which `info` tells of.
+fn fresh(info: &NetworkInfo, args: &Args) -> Result<TrainerOptions> {
     let plain = UNetConfig {
         out_channels: info.model.in_channels(),
         null_class: false,
         ..info.model.unet()?.clone()
     };
-    let fresh = NetworkInfo {
-        model: ModelConfig::UNet(plain),
+    Ok(TrainerOptions {
+        model: Some(ModelConfig::UNet(plain)),
         // The squared error alone is what a minute brings down visibly.
-        diffusion: DiffusionConfig {
+        diffusion: Some(DiffusionConfig {
             var_type: VarType::FixedLarge,
             loss_type: LossType::Mse,
             ..info.diffusion.clone()
-        },
-        data: DataInfo { source: data.display().to_string(), ..info.data.clone() },
+        }),
         training: TrainConfig {
             steps: 100_000,
             batch_size: 16,
@@ -75,25 +105,13 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
             seed: args.seed,
             ..Default::default()
         },
-        progress: Progress::default(),
         command: command_line(),
-        device: device.summary().to_string(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        ..info.clone()
-    };
-    let options = RunOptions {
-        log_every: 2,
-        save_every: 0,
-        sample_every: 0,
-        time_limit: Some(limit),
-        ..RunOptions::new(&args.out)
-    };
-    let outcome = train_with_bar(ctx, Arc::new(dataset), fresh, &options)?;
-    if outcome.interrupted {
-        return Err(Error::Interrupted);
-    }
+        ..Default::default()
+    })
+}
 
-    say!("drawing from the shipped network ({} images seen)", info.progress.images_seen);
+/// Images of every class by the shipped network.
+fn draw(device: &Device, network: Network, args: &Args) -> Result<Drawn> {
     let request = DrawRequest {
         classes: Classes::All,
         count: COLUMNS,
@@ -102,24 +120,18 @@ pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
         seed: args.seed,
         ..Default::default()
     };
-    let mut generator = Generator::new(&device, network)?;
+    let mut generator = Generator::new(device, network)?;
     let stop = StopFlag::default();
-    let drawn = block_on(generator.draw_watched(&request, &mut watch("sampling", &stop)))?;
-    let path = args.out.join("faces.png");
-    let device = device.summary().to_string();
+    block_on(generator.draw_watched(&request, &mut watch("sampling", &stop)))
+}
+
+/// Writes the images, one row a class.
+fn write_grid(path: &Path, drawn: &Drawn, args: &Args, device: &str) -> Result<()> {
     Grid::new(&drawn.pixels(), [drawn.size, drawn.size, drawn.channels], COLUMNS)
         .row_labels(drawn.class_names.iter().step_by(COLUMNS).cloned())
         .title("drawn by the shipped network, one row a class")
         .footer(format!("{} DDIM steps, seed {}, {device}", args.sample_steps, args.seed))
-        .save(
-            &path,
-            &[("Software", "demist"), ("Comment", &command_line()), ("Source", &device)],
-        )?;
-    say!();
-    say!("pictures    {}", path.display());
-    say!("loss plot   {}", args.out.join("loss.png").display());
-    say!("device      {device}");
-    Ok(())
+        .save(path, &[("Software", "demist"), ("Comment", &command_line()), ("Source", device)])
 }
 
 /// An earlier demo is replaced, a run that someone trained is not.

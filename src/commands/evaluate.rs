@@ -7,13 +7,12 @@ use super::shared::{
 };
 use demist::data::Squares;
 use demist::diffusion::SpacedSchedule;
-use demist::engine::graph::FlatKind;
-use demist::engine::runtime::FlatBuffers;
 use demist::model::ModelConfig;
 use demist::output::image::{from_u8, psnr, to_u8};
-use demist::recipe::TrainConfig;
-use demist::train::{Evaluation, Evaluator, StopFlag, evaluation_params};
-use demist::{Classes, Device, DrawRequest, Error, Generator, Network, Result, block_on};
+use demist::train::{Evaluation, StopFlag};
+use demist::{
+    Classes, Device, DrawRequest, Error, EvaluationRequest, Generator, Network, Result, block_on,
+};
 use std::path::PathBuf;
 
 /// Arguments of `evaluate`.
@@ -85,33 +84,19 @@ struct Work<'a> {
 impl Work<'_> {
     /// The training losses of the averaged weights.
     fn losses(&self, noised: bool) -> Result<Evaluation> {
-        let (ctx, info) = (self.device.context(), self.network.info());
-        let batch = self.args.batch.min(self.given.count);
-        let config = TrainConfig {
-            micro_batch: batch,
-            batch_size: batch,
-            seed: self.args.seed,
+        let request = EvaluationRequest {
+            images: self.given.pixels.clone(),
+            labels: self.labels.to_vec(),
             noised,
-            ..info.training.clone()
+            batch: self.args.batch,
+            seed: self.args.seed,
         };
-        info.model.check_batch(batch, ctx.gpu.caps.max_binding)?;
-        let (params, layout) =
-            evaluation_params(&ctx.gpu.caps, &info.model, &info.diffusion, &config)?;
-        let values = self.network.values(&params)?;
-        let flat = FlatBuffers::new(ctx.gpu, &layout, &[FlatKind::Weights])?;
-        flat.write(ctx.gpu, FlatKind::Weights, &params, &values)?;
-        let evaluator =
-            Evaluator::new(ctx, &info.model, &info.diffusion, &config, &flat, FlatKind::Weights)?;
         let bar = bar(self.given.count as u64, "evaluating");
-        let len = self.given.pixels.len() / self.given.count;
-        let fetch = |i: usize, out: &mut [f32]| {
-            out.copy_from_slice(&self.given.pixels[i * len..(i + 1) * len]);
-            Ok(self.labels.get(i).copied().unwrap_or(0))
-        };
-        let evaluation = evaluator.run(ctx, self.given.count, &fetch, &mut |done| {
+        let mut watch = |done| {
             bar.set_position(done as u64);
             if self.stop.is_set() { Err(Error::Interrupted) } else { Ok(()) }
-        });
+        };
+        let evaluation = block_on(self.network.evaluate(&self.device, &request, &mut watch));
         bar.finish_and_clear();
         evaluation
     }

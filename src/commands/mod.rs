@@ -9,7 +9,6 @@ pub mod evaluate;
 pub mod info;
 pub mod latents;
 pub mod nll;
-mod options;
 pub mod profile;
 pub mod sample;
 mod shared;

@@ -1,13 +1,14 @@
 //! `demist train-classifier`: trains a classifier of noisy images, to guide
 //! sampling with.
 
-use super::options::{DataArgs, DiffusionArgs, RunArgs, TrainArgs};
-use super::shared::DeviceArgs;
-use super::train::{Start, names_where, open_both, run_training};
+use super::shared::{
+    DataArgs, DeviceArgs, DiffusionArgs, RunArgs, TrainArgs, Typed, attention_factors, open_both,
+    preset_names_where, run_training,
+};
 use demist::data::Dataset;
 use demist::diffusion::DiffusionConfig;
 use demist::model::{EncoderConfig, Hints, ModelConfig, Pool, default_encoder, encoder_preset};
-use demist::{Error, Result};
+use demist::{Error, Result, TrainerOptions};
 use std::path::PathBuf;
 
 /// Arguments of `train-classifier`.
@@ -69,21 +70,21 @@ enum PoolArg {
 
 /// Trains.
 pub fn run(device: &DeviceArgs, args: &Args) -> Result<()> {
-    let saved = args.run.saved()?;
-    if let Some(info) = &saved
-        && info.model.encoder().is_err()
-    {
-        return Err(Error::file(&args.run.out, "no classifier's run; continue it with train"));
-    }
-    let start = match saved {
-        Some(info) => Start::again(info, &args.training, &args.data)?,
-        None => start(args)?,
+    let typed = Typed {
+        data: &args.data,
+        data_options: &args.data_options,
+        run: &args.run,
+        training: &args.training,
     };
-    let options = (&args.data_options, &args.run);
-    run_training(device, start, &args.data, options, args.training.memory)
+    let fits = |info: &demist::checkpoint::NetworkInfo| match info.model.encoder() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::file(&args.run.out, "no classifier's run; continue it with train")),
+    };
+    run_training(device, typed, fits, || meant(args))
 }
 
-fn start(args: &Args) -> Result<Start> {
+/// What is to be trained, by the arguments.
+fn meant(args: &Args) -> Result<(TrainerOptions, Dataset)> {
     let d = &args.data_options;
     let m = &args.model;
     let hints = Hints { num_res_blocks: m.classifier_depth, ..Default::default() };
@@ -111,8 +112,14 @@ fn start(args: &Args) -> Result<Start> {
     let diffusion = args.diffusion.apply(process)?;
     let mut training = args.training.config(d)?;
     training.noised = !m.clean;
-    let described = (ModelConfig::Encoder(model), diffusion, training);
-    Start::new(described, base.as_ref(), dataset, &args.data)
+    let options = TrainerOptions {
+        model: Some(ModelConfig::Encoder(model)),
+        diffusion: Some(diffusion),
+        training,
+        start: base,
+        ..Default::default()
+    };
+    Ok((options, dataset))
 }
 
 impl From<PoolArg> for Pool {
@@ -150,7 +157,7 @@ fn encoder_config(m: &ClassifierArgs, dataset: &Dataset) -> Result<EncoderConfig
         Some(name) => encoder_preset(name).ok_or_else(|| {
             Error::Config(format!(
                 "no classifier is called `{name}`; there are {}",
-                names_where(|name| encoder_preset(name).is_some())
+                preset_names_where(|name| encoder_preset(name).is_some())
             ))
         })?,
         None => default_encoder(size, channels, classes),
@@ -167,8 +174,7 @@ fn encoder_config(m: &ClassifierArgs, dataset: &Dataset) -> Result<EncoderConfig
     c.num_res_blocks = m.classifier_depth.unwrap_or(c.num_res_blocks);
     c.dropout = m.dropout.unwrap_or(c.dropout);
     if let Some(sizes) = &m.classifier_attention_resolutions {
-        c.attention_resolutions =
-            super::train::attention_factors(sizes, c.image_size, c.channel_mult.len())?;
+        c.attention_resolutions = attention_factors(sizes, c.image_size, c.channel_mult.len())?;
     }
     if let Some(pool) = m.classifier_pool {
         c.pool = pool.into();

@@ -1,18 +1,16 @@
-//! Options that the training commands share, and what they make of a new run.
+//! Arguments that all commands share which train, and what they mean.
 
-use super::shared::{command_line, open_data, parse_bytes, time_limit};
-use demist::checkpoint::{DataInfo, Holds, NetworkInfo, Progress, read_info};
+use super::{open_data, parse_bytes, time_limit};
+use demist::checkpoint::{NetworkInfo, read_info};
 use demist::data::{Dataset, first_names};
-use demist::diffusion::{
-    DiffusionConfig, LossType, MeanType, NoiseSchedule, SpacedSchedule, TimestepWeights, VarType,
-};
-use demist::model::ModelConfig;
+use demist::diffusion::TimestepWeights;
 use demist::recipe::TrainConfig;
-use demist::train::RunOptions;
+use demist::train::{RunOptions, state_path};
 use demist::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Which images.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Data")]
 pub struct DataArgs {
@@ -33,28 +31,7 @@ pub struct DataArgs {
     pub validation: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Schedule {
-    /// Betas evenly spaced (DDPM).
-    Linear,
-    /// The signal follows a squared cosine (Improved DDPM).
-    Cosine,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Diffusion")]
-pub struct DiffusionArgs {
-    /// Timesteps to train for [default: 1000].
-    #[arg(long)]
-    pub diffusion_steps: Option<usize>,
-    /// How the noise grows [default: linear].
-    #[arg(long, value_enum)]
-    pub noise_schedule: Option<Schedule>,
-    /// Feed the network timesteps in thousandths of the process.
-    #[arg(long)]
-    pub rescale_timesteps: bool,
-}
-
+/// How to train.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub struct TrainArgs {
@@ -103,6 +80,7 @@ pub struct TrainArgs {
     pub seed: u64,
 }
 
+/// Where the run lies, and how often it writes.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Run")]
 pub struct RunArgs {
@@ -135,69 +113,6 @@ pub struct RunArgs {
     /// Stop after this many minutes, saving.
     #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
     pub time_limit: Option<f64>,
-}
-
-impl DiffusionArgs {
-    /// The process, from `base` where nothing else was typed.
-    pub fn apply(&self, base: DiffusionConfig) -> Result<DiffusionConfig> {
-        let config = DiffusionConfig {
-            diffusion_steps: self.diffusion_steps.unwrap_or(base.diffusion_steps),
-            noise_schedule: match self.noise_schedule {
-                Some(Schedule::Linear) => NoiseSchedule::Linear,
-                Some(Schedule::Cosine) => NoiseSchedule::Cosine,
-                None => base.noise_schedule,
-            },
-            rescale_timesteps: self.rescale_timesteps || base.rescale_timesteps,
-            ..base
-        };
-        SpacedSchedule::new(&config, "")?;
-        Ok(config)
-    }
-}
-
-/// What the network predicts and what training minimises.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Objective")]
-pub struct ObjectiveArgs {
-    /// Predict the clean image instead of the noise.
-    #[arg(long)]
-    pub predict_xstart: bool,
-    /// Learn the variance between its bounds (twice the output channels).
-    #[arg(long)]
-    pub learn_sigma: bool,
-    /// Learn the logarithm of the variance directly.
-    #[arg(long, conflicts_with = "learn_sigma")]
-    pub learn_log_variance: bool,
-    /// Sample with the small fixed variance.
-    #[arg(long, conflicts_with_all = ["learn_sigma", "learn_log_variance"])]
-    pub sigma_small: bool,
-    /// Scale the variational bound beside the squared error to T/1000.
-    #[arg(long)]
-    pub rescale_learned_sigmas: bool,
-    /// Minimise the variational bound alone.
-    #[arg(long)]
-    pub use_kl: bool,
-}
-
-impl ObjectiveArgs {
-    pub fn apply(&self, mut config: DiffusionConfig) -> DiffusionConfig {
-        if self.predict_xstart {
-            config.mean_type = MeanType::XStart;
-        }
-        if self.learn_sigma {
-            config.var_type = VarType::LearnedRange;
-        } else if self.learn_log_variance {
-            config.var_type = VarType::Learned;
-        } else if self.sigma_small {
-            config.var_type = VarType::FixedSmall;
-        }
-        if self.use_kl {
-            config.loss_type = LossType::RescaledKl;
-        } else if self.rescale_learned_sigmas {
-            config.loss_type = LossType::RescaledMse;
-        }
-        config
-    }
 }
 
 impl TrainArgs {
@@ -246,7 +161,7 @@ impl TrainArgs {
 impl RunArgs {
     /// What the run folder holds: the run to continue, or nothing where one starts.
     pub fn saved(&self) -> Result<Option<NetworkInfo>> {
-        let state = self.out.join("state.safetensors");
+        let state = state_path(&self.out);
         match (self.resume, state.exists()) {
             (true, true) => read_info(&state).map(Some),
             (true, false) => {
@@ -260,6 +175,7 @@ impl RunArgs {
         }
     }
 
+    /// Where and how often the run writes.
     pub fn options(&self, validation: Option<Arc<Dataset>>) -> Result<RunOptions> {
         Ok(RunOptions {
             resume: self.resume,
@@ -275,46 +191,23 @@ impl RunArgs {
     }
 }
 
-/// The validation set, which must have the `classes` of a conditional network.
-pub fn open_validation(
-    path: Option<&Path>,
-    size: usize,
-    channels: usize,
-    classes: Option<&[String]>,
-) -> Result<Option<Arc<Dataset>>> {
-    let Some(path) = path else { return Ok(None) };
-    let set = open_data(path, Some(size), Some(channels), false)?;
-    if let Some(classes) = classes.filter(|c| *c != set.classes()) {
-        return Err(Error::Config(format!(
-            "the validation set has the classes {}, the training set {}",
-            first_names(set.classes()),
-            first_names(classes)
-        )));
-    }
-    Ok(Some(Arc::new(set)))
-}
-
-/// Everything a new run says about itself.
-pub fn new_info(
-    model: ModelConfig,
-    diffusion: DiffusionConfig,
-    training: TrainConfig,
-    dataset: &Dataset,
-    data: &Path,
-) -> NetworkInfo {
-    NetworkInfo {
-        model,
-        diffusion,
-        data: DataInfo {
-            classes: dataset.classes().to_vec(),
-            images: dataset.len(),
-            source: data.display().to_string(),
-        },
-        training,
-        progress: Progress::default(),
-        holds: Holds::State,
-        command: command_line(),
-        device: String::new(),
-        version: env!("CARGO_PKG_VERSION").into(),
+impl DataArgs {
+    /// The validation set, which must have the `classes` of a conditional network.
+    pub fn open_validation(
+        &self,
+        size: usize,
+        channels: usize,
+        classes: Option<&[String]>,
+    ) -> Result<Option<Arc<Dataset>>> {
+        let Some(path) = &self.validation else { return Ok(None) };
+        let set = open_data(path, Some(size), Some(channels), false)?;
+        if let Some(classes) = classes.filter(|c| *c != set.classes()) {
+            return Err(Error::Config(format!(
+                "the validation set has the classes {}, the training set {}",
+                first_names(set.classes()),
+                first_names(classes)
+            )));
+        }
+        Ok(Some(Arc::new(set)))
     }
 }
