@@ -45,8 +45,9 @@ pub struct TrainConfig {
     pub flip: bool,
     /// Cut images at random from up to a quarter around.
     pub random_crop: bool,
-    /// How timesteps are drawn.
-    pub schedule_sampler: TimestepWeights,
+    /// How likely each timestep is drawn. Files keep the reference's name for it.
+    #[serde(rename = "schedule_sampler")]
+    pub timestep_weights: TimestepWeights,
     /// Share of images that are shown without their class, for classifier-free
     /// guidance.
     pub label_dropout: f64,
@@ -94,7 +95,7 @@ impl Default for TrainConfig {
             seed: 0,
             flip: false,
             random_crop: false,
-            schedule_sampler: TimestepWeights::Uniform,
+            timestep_weights: TimestepWeights::Uniform,
             label_dropout: 0.0,
             noised: true,
             half: false,

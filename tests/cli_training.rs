@@ -68,7 +68,7 @@ fn objectives_are_what_the_file_says() {
         place.run(&sample).expect_success();
     }
     let info = read_info(&place.path("bound/network.safetensors")).unwrap();
-    assert_eq!(info.training.schedule_sampler, TimestepWeights::LossSecondMoment);
+    assert_eq!(info.training.timestep_weights, TimestepWeights::LossSecondMoment);
     let both = train(&place, "both", &["--learn-sigma", "--learn-log-variance"]);
     assert_eq!(both.code, Some(2), "{both:#?}");
     assert!(both.stderr.contains("--learn-log-variance"), "{both:#?}");

@@ -99,7 +99,7 @@ fn all_options() -> TrainConfig {
         ema_rates: vec![0.3, 0.9, 0.999],
         flip: true,
         random_crop: true,
-        schedule_sampler: TimestepWeights::LossSecondMoment,
+        timestep_weights: TimestepWeights::LossSecondMoment,
         label_dropout: 0.3,
         seed: 5 + (1 << 40),
         ..Default::default()
@@ -146,7 +146,7 @@ fn classifiers_resume_to_the_same_bits() {
             if half { TimestepWeights::Uniform } else { TimestepWeights::LossSecondMoment };
         let training = TrainConfig {
             half,
-            schedule_sampler: sampler,
+            timestep_weights: sampler,
             label_dropout: 0.0,
             ema_rates: vec![0.9],
             ..all_options()
@@ -181,7 +181,7 @@ fn every_option_has_an_effect() {
         ("half", TrainConfig { half: true, ..base.clone() }),
         ("seed", TrainConfig { seed: 5, ..base.clone() }),
         ("decay", TrainConfig { weight_decay: 0.0, ..base.clone() }),
-        ("sampler", TrainConfig { schedule_sampler: TimestepWeights::Uniform, ..base.clone() }),
+        ("sampler", TrainConfig { timestep_weights: TimestepWeights::Uniform, ..base.clone() }),
     ];
     let name = "weights.out.2.weight";
     for (what, training) in others {
@@ -201,7 +201,7 @@ fn further_averages_are_networks_of_their_own() {
     let training = TrainConfig {
         ema_rates: vec![0.5, 0.9],
         ema_warmup: false,
-        ..TrainConfig { schedule_sampler: TimestepWeights::Uniform, ..all_options() }
+        ..TrainConfig { timestep_weights: TimestepWeights::Uniform, ..all_options() }
     };
     let info = info(ModelConfig::UNet(conditional()), learned(4, LossType::Mse), training);
     go(&info, &run_options(root.path()), 3, None).unwrap();

@@ -16,7 +16,7 @@ pub(super) struct Timesteps {
 impl Timesteps {
     /// As the recipe says; a resumed training knows its losses.
     pub fn new(info: &NetworkInfo, known: Option<LossSecondMoment>) -> Self {
-        let by_loss = info.training.schedule_sampler == TimestepWeights::LossSecondMoment;
+        let by_loss = info.training.timestep_weights == TimestepWeights::LossSecondMoment;
         let none = || LossSecondMoment::new(info.diffusion.diffusion_steps, HISTORY_PER_TERM);
         let losses = if by_loss { Some(known.unwrap_or_else(none)) } else { known };
         Timesteps { seed: info.training.seed, losses }

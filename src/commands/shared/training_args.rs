@@ -140,7 +140,7 @@ impl TrainArgs {
             seed: self.seed,
             flip: data.flip,
             random_crop: data.random_crop,
-            schedule_sampler: sampler,
+            timestep_weights: sampler,
             half: self.half,
             ..Default::default()
         };
