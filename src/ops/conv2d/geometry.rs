@@ -14,7 +14,7 @@ params! {
 
 /// Sizes of one convolution.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Geometry {
+pub struct Geometry {
     /// Images.
     pub n: usize,
     /// Rows of the input.
@@ -133,7 +133,7 @@ pub(super) struct Product {
 
 /// What is added to a result on its way to memory.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Additions {
+pub struct Additions {
     /// `[cout]`.
     pub bias: TensorId,
     /// A bias of each image, [n, cout].
@@ -144,7 +144,7 @@ pub(in crate::ops) struct Additions {
 
 /// The tensors of y = conv(x, weight) + additions.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Forward {
+pub struct Forward {
     /// [n, h, w, cin].
     pub x: TensorId,
     /// [kernel, kernel, cin, cout].

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::graph::{Lower, Node, TensorId};
 
 /// Launches y = conv(x, weight) + additions.
-pub(in crate::ops) fn forward(lower: &mut Lower, g: &Geometry, t: Forward) -> Result<()> {
+pub fn forward(lower: &mut Lower, g: &Geometry, t: Forward) -> Result<()> {
     match choose_forward(lower, g, &t) {
         Way::Winograd(filter) => winograd::forward(lower, g, filter, &t),
         Way::Direct(Tiles::Register(division)) => direct::forward(lower, g, division, &t),
@@ -17,12 +17,7 @@ pub(in crate::ops) fn forward(lower: &mut Lower, g: &Geometry, t: Forward) -> Re
 
 /// Launches the gradient of the input "x" of a node from that of its result, if anybody
 /// wants it.
-pub(in crate::ops) fn input_grad_of(
-    lower: &mut Lower,
-    g: &Geometry,
-    node: &Node,
-    dy: TensorId,
-) -> Result<()> {
+pub fn input_grad_of(lower: &mut Lower, g: &Geometry, node: &Node, dy: TensorId) -> Result<()> {
     let (x, weight) = (node.input("x")?, node.input("weight")?);
     match lower.grad_target(x) {
         Some(dx) => input_grad(lower, g, InputGrad { dy, weight, dx }),
@@ -40,12 +35,7 @@ fn input_grad(lower: &mut Lower, g: &Geometry, t: InputGrad) -> Result<()> {
 
 /// Launches the gradients of a node's parameters "weight" and "bias" from that of its
 /// result, if anybody wants them.
-pub(in crate::ops) fn weight_grad_of(
-    lower: &mut Lower,
-    g: &Geometry,
-    node: &Node,
-    dy: TensorId,
-) -> Result<()> {
+pub fn weight_grad_of(lower: &mut Lower, g: &Geometry, node: &Node, dy: TensorId) -> Result<()> {
     let (x, weight, bias) = (node.input("x")?, node.input("weight")?, node.input("bias")?);
     match (lower.grad_target(weight), lower.grad_target(bias)) {
         (Some(dweight), Some(dbias)) => weight_grad(lower, g, WeightGrad { x, dy, dweight, dbias }),
