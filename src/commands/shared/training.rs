@@ -4,9 +4,9 @@ use super::training_args::{DataArgs, RunArgs, TrainArgs};
 use super::{
     DeviceArgs, bar, command_line, keep_compiling, open_data, open_device, stop_on_ctrl_c,
 };
-use demist::engine::caps::{Caps, human_bytes};
 use demist::checkpoint::NetworkInfo;
 use demist::data::{Dataset, first_names};
+use demist::engine::caps::{Caps, human_bytes};
 use demist::model::ModelConfig;
 use demist::train::{Event, RunOptions, TermSum, TrainOutcome, fit_memory, state_path};
 use demist::{Device, Error, Prepared, Result, Trainer, TrainerOptions, block_on};
