@@ -173,7 +173,7 @@ enum Origin {
     #[cfg(feature = "files")]
     StateAt(PathBuf),
     /// A saved state under its name.
-    State(PathBuf, NetworkInfo, TensorFile),
+    State(Box<(PathBuf, NetworkInfo, TensorFile)>),
 }
 
 impl Prepared {
@@ -195,7 +195,8 @@ impl Prepared {
         name: impl Into<PathBuf>,
         (saved, state): (NetworkInfo, TensorFile),
     ) -> Prepared {
-        Prepared { info, origin: Origin::State(name.into(), saved, state), fresh: Vec::new() }
+        let origin = Origin::State(Box::new((name.into(), saved, state)));
+        Prepared { info, origin, fresh: Vec::new() }
     }
 
     /// Names of the parameters that [`TrainerOptions::start`] does not hold, or not all
@@ -277,7 +278,8 @@ impl Trainer {
             Origin::Values(values) => session.begin(ctx, Some(&values))?,
             #[cfg(feature = "files")]
             Origin::StateAt(path) => load_state(ctx, &mut session, &path).await?,
-            Origin::State(name, saved, state) => {
+            Origin::State(state) => {
+                let (name, saved, state) = *state;
                 restore(ctx, &mut session, (&name, &saved, &state)).await?
             }
         }
