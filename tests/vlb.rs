@@ -69,7 +69,8 @@ impl Bound {
     }
 
     fn name(&self) -> String {
-        format!("{:?} {:?} at {:?}", self.shape, self.options, self.steps)
+        // The data of a case follow from its name.
+        format!("{:?} Vlb{:?} at {:?}", self.shape, self.options, self.steps)
     }
 }
 
