@@ -269,9 +269,13 @@ fn agrees(pattern: &[String], lines: &[String]) -> bool {
     }
 }
 
-/// As many lines of `actual` as `shown` has on either side of its `...`.
+/// As many lines of `actual` as `shown` has on either side of its `...`. What has several
+/// gaps was chosen by hand and stays.
 fn shortened(shown: &[String], actual: &[String]) -> Vec<String> {
     let Some(gap) = shown.iter().position(|l| l == "...") else { return actual.to_vec() };
+    if shown[gap + 1..].iter().any(|l| l == "...") {
+        return shown.to_vec();
+    }
     let (head, tail) = (gap.min(actual.len()), (shown.len() - gap - 1).min(actual.len()));
     [&actual[..head], &["...".to_owned()], &actual[actual.len() - tail..]].concat()
 }
