@@ -6,7 +6,7 @@
 //! ```
 
 use demist::output::Grid;
-use demist::{Classes, Device, DeviceOptions, DrawRequest, Error, Generator, Result, block_on};
+use demist::{Classes, Device, DeviceOptions, DrawRequest, Generator, Result, block_on};
 use std::path::PathBuf;
 
 /// The shipped network of faces of 16x16 pixels.
@@ -31,11 +31,10 @@ fn main() -> Result<()> {
         steps: "20".into(),
         ..Default::default()
     };
-    // Called after every step; an error would stop the work.
+    // Called after every step; `Err(Error::Interrupted)` would stop the work.
     let drawn = block_on(generator.draw_watched(&request, &mut |step| {
         print!("\rstep {} of {}", step.done, step.in_all);
-        let patient = step.done <= 1000;
-        if patient { Ok(()) } else { Err(Error::Interrupted) }
+        Ok(())
     }))?;
     println!();
 

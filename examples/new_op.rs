@@ -1,9 +1,10 @@
 //! An op of one's own: GELU (Hendrycks and Gimpel, 2016), with its kernel in `gelu.wgsl`,
 //! its gradient, and finite differences that tell whether the gradient is right.
-use demist::graph::{DType, Graph, Launch, Lower, Node, Op, Plan, PlanOptions, Target, TensorId};
-use demist::kernel::{KernelOf, accumulate, read};
-use demist::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
-use demist::{Result, defines, gpu::Gpu, named, params};
+use demist::engine::graph::{DType, Graph, Launch, Lower, Node, Op};
+use demist::engine::graph::{Plan, PlanOptions, Target, TensorId};
+use demist::engine::kernel::{KernelOf, accumulate, read};
+use demist::engine::runtime::{CompileOptions, Context, FlatBuffers, Pipelines, Program};
+use demist::{Result, defines, engine::gpu::Gpu, named, params};
 
 params! { struct Params { len: u32 } }
 defines! { struct Defines { backward: bool, acc: bool } where |d| d.backward || !d.acc }

@@ -43,6 +43,8 @@
 //!
 //! `ARCHITECTURE.md` in the repository tells how the modules depend on each other.
 #![warn(missing_docs)]
+// A browser's device stays on its thread; the same code shares it between threads elsewhere.
+#![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 
 mod api;
 pub mod checkpoint;

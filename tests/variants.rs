@@ -6,10 +6,11 @@ use demist::engine::bench::{self, WORKLOADS};
 use demist::engine::caps::{Caps, Coop};
 use demist::engine::graph::{DType, Graph, Launch, Lower, Plan};
 use demist::engine::kernel::{KernelOf, accumulate, read};
+use demist::engine::ops;
 use demist::model::{ModelConfig, model_preset, preset_names};
 use demist::recipe::TrainConfig;
 use demist::train::plan_step;
-use demist::{defines, named, ops, params};
+use demist::{defines, named, params};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
