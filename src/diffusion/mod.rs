@@ -16,6 +16,7 @@ mod likelihood;
 mod released;
 
 pub mod respace;
+mod sampler;
 mod sampling;
 pub mod schedule;
 pub mod tables;
@@ -27,10 +28,11 @@ pub use latents::slerp;
 pub use likelihood::{GivenNoise, ImageLikelihood, Likelihood, LikelihoodGraph, LikelihoodJob};
 pub use released::released_diffusion;
 pub use respace::{SpacedSchedule, space_timesteps};
+pub use sampler::Sampler;
 pub(crate) use sampling::check_labels;
 pub use sampling::{
     SampleJob, SampleOptions, SampleProgress, SamplingGraph, SamplingLoop, SamplingNeeds,
 };
 pub use schedule::named_betas;
-pub use tables::{QSampleCoefs, Sampler, Tables, q_sample};
+pub use tables::{QSampleCoefs, Tables, q_sample};
 pub use timestep_weights::{LossSecondMoment, TimestepWeights};
